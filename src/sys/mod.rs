@@ -3,4 +3,6 @@
 //! The only module that may hold `unsafe`; each site argues why it is sound.
 
 pub mod atomic;
+pub mod loopdev;
 pub mod mount;
+pub(crate) mod raw;
