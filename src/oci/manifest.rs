@@ -180,7 +180,7 @@ impl Document {
             return Err(DocumentError::Ambiguous("both a manifest and an index"));
         }
         let said = probe.media_type.as_deref().filter(|m| !m.is_empty());
-        let kind = match said.or(hint.filter(|h| MediaKind::of(h).is_some())) {
+        let kind = match said.or_else(|| hint.filter(|h| MediaKind::of(h).is_some())) {
             Some(media_type) => MediaKind::of(media_type),
             None if probe.manifests.is_some() => Some(MediaKind::Index),
             None if image => Some(MediaKind::Manifest),
