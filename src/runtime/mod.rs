@@ -1,1 +1,4 @@
-//! Placeholder.
+//! A container as an OCI runtime spec, run under its pod's shim.
+
+pub mod launch;
+pub mod spec;
