@@ -42,7 +42,11 @@ impl Condition {
 mod status {
     use serde::{Deserialize as _, Deserializer, Serializer, de};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `with` passes a reference to the field")]
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde's `with` passes a reference to the field"
+    )]
     pub(super) fn serialize<S: Serializer>(status: &Option<bool>, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(match status {
             Some(true) => "True",
