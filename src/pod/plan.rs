@@ -259,6 +259,12 @@ fn run(record: &Record, desired: &Desired, seen: &Observed, now: Tick) -> Plan {
     }
     let mut start = Vec::new();
     let mut over = true;
+    for (name, c) in &seen.containers {
+        if c.running() && !containers(&record.pod).iter().any(|known| known.name == *name) {
+            over = false;
+            stop(name, c, grace(&record.pod), now, &mut plan);
+        }
+    }
     for container in containers(&record.pod) {
         let name = &container.name;
         let absent = Observation::default();

@@ -250,3 +250,28 @@ pub enum Retry {
     /// When what it depends on has changed.
     OnChange,
 }
+
+impl Record {
+    /// Takes on a changed specification: `containers` get a new generation, as do the resources of `resources`.
+    pub fn amend(&mut self, pod: &Pod, origin: &Origin, containers: &[String], resources: &[String]) {
+        self.pod = pod.clone();
+        self.origin = origin.clone();
+        let mut next = BTreeMap::new();
+        for container in super::plan::containers(pod) {
+            let name = &container.name;
+            let mut generations = self.containers.get(name).copied().unwrap_or_default();
+            if containers.contains(name) {
+                generations.spec += 1;
+            }
+            if resources.contains(name) {
+                generations.resources += 1;
+            }
+            next.insert(name.clone(), generations);
+        }
+        // The generation of a container that is gone stays known, so that one of its name later differs from it.
+        for (name, generations) in std::mem::take(&mut self.containers) {
+            next.entry(name).or_insert(generations);
+        }
+        self.containers = next;
+    }
+}
