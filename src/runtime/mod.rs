@@ -8,13 +8,15 @@
 //!  └──────────────┘                 └─────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`protocol`] is what the two say, [`client`] the agent's side, [`shim`] the other; [`logs`] writes and reads the log
-//! files. The runtime receives mounts as values and never sees the store.
+//! [`spec`] says what a container is and [`launch`] starts one; [`protocol`] is what agent and shim say, [`client`] the
+//! agent's side, [`shim`] the other; [`logs`] writes and reads the log files. The runtime receives mounts as values and never sees the store.
 
 pub mod client;
+pub mod launch;
 pub mod logs;
 pub mod protocol;
 pub mod shim;
+pub mod spec;
 
 pub use client::Client;
 

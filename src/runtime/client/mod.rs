@@ -29,6 +29,7 @@ use super::protocol::{
     Target, ToShim, VERSIONS,
 };
 use super::shim::{Config, config};
+use crate::sys::cgroup::Limits;
 
 mod spawn;
 
@@ -413,8 +414,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::request`].
-    pub async fn update(&self, target: Target, resources: oci_spec::runtime::LinuxResources) -> Result<(), Error> {
-        self.done(Request::Update { target, resources: Box::new(resources) }, Vec::new()).await
+    pub async fn update(&self, target: Target, limits: Limits) -> Result<(), Error> {
+        self.done(Request::Update { target, limits }, Vec::new()).await
     }
 
     /// Kills what is left of an attempt and forgets it.

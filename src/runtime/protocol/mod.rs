@@ -19,12 +19,14 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::sys::cgroup::Limits;
+
 pub mod frame;
 mod start;
 #[cfg(test)]
 mod tests;
 
-pub use start::{ExecRequest, StartRequest, Stdio};
+pub use start::{ExecRequest, Rootfs, StartRequest, Stdio};
 
 /// The versions that this build speaks: an agent serves shims one release older and newer.
 pub const VERSIONS: Versions = Versions { oldest: 1, newest: 1 };
@@ -153,8 +155,8 @@ pub enum Request {
     Update {
         /// Which container and attempt.
         target: Target,
-        /// All limits, not only those that differ.
-        resources: Box<oci_spec::runtime::LinuxResources>,
+        /// Those that change; `None` leaves what was set.
+        limits: Limits,
     },
     /// Kill what is left of an attempt, remove its cgroup, close its streams and forget it.
     Delete {
