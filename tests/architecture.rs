@@ -1,4 +1,5 @@
 //! The rules of the tree: who may use whom, where `unsafe` may stand, how long a file may be.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,7 +84,7 @@ fn a_module_uses_only_modules_to_its_left() {
     let mut wrong = Vec::new();
     for (path, text) in sources(&src) {
         let below = path.strip_prefix(&src).unwrap();
-        let Some(module) = below.iter().next().and_then(|c| c.to_str()).filter(|m| !m.ends_with(".rs")) else {
+        let Some(module) = below.iter().next().and_then(|c| c.to_str()).filter(|m| !m.contains('.')) else {
             continue;
         };
         row(module);
