@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The content-addressed store on disk.
+
+pub mod convert;
+pub mod driver;
+pub mod tree;
