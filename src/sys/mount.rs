@@ -111,6 +111,19 @@ impl Mount {
             .map_err(fail("attach a mount to", path.display()))
     }
 
+    /// Sets attributes (read-only, nosuid, nodev, noexec) of this mount alone.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_attributes(&self, set: MountAttrFlags) -> Result<(), Error> {
+        super::raw::mount_setattr(self.0.as_fd(), set.bits().into(), 0, 0, false).map_err(|source| Error {
+            action: "set attributes of",
+            subject: "a mount".into(),
+            log: String::new(),
+            source,
+        })
+    }
+
     /// A path through which the mount's root can be reached by this process alone.
     pub fn proc_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
@@ -123,35 +136,110 @@ impl AsFd for Mount {
     }
 }
 
-/// One lower directory of an overlay.
-#[derive(Debug)]
-pub enum Lower<'a> {
-    /// A mount by descriptor (kernel 6.13; 6.15 when it is detached).
-    Fd(BorrowedFd<'a>),
-    /// A directory of the calling thread's mount namespace.
-    Path(&'a Path),
+/// How overlays take their lower layers on this kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Kernel 6.15 and later: lower layers are detached mounts, handed over as descriptors; nothing is attached.
+    Detached,
+    /// Older kernels (5.15 and later): each process attaches the layers it uses inside a mount namespace of its own.
+    Attached,
 }
 
-/// An overlay, top layer first, as findings about kernels ask for it: redirects are not followed, metacopy is off.
+impl Tier {
+    /// Tries which tier this kernel has, with two empty file systems that nobody else sees.
+    ///
+    /// # Errors
+    /// If not even an empty file system can be made.
+    pub fn probe() -> Result<Self, Error> {
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let (a, b) = (Mount::tmpfs(Some(4096), 0o755, attributes)?, Mount::tmpfs(Some(4096), 0o755, attributes)?);
+        Ok(if overlay(&[a.as_fd(), b.as_fd()], None).is_ok() { Self::Detached } else { Self::Attached })
+    }
+}
+
+/// Options of every overlay: a layer's `trusted.overlay.redirect` and `metacopy` must never be believed.
+const OVERLAY_OPTIONS: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("metacopy", "off")];
+
+/// An overlay of `lower` (top layer first) by descriptors: [`Tier::Detached`]. `upper` is the upper and work directory.
 ///
 /// # Errors
 /// If the kernel refuses; `log` of the error says why where the kernel tells.
-pub fn overlay(lower: &[Lower<'_>], upper: Option<(&Path, &Path)>) -> Result<Mount, Error> {
+pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>) -> Result<Mount, Error> {
     let mut fs = Context::open("overlay")?;
     fs.string("source", "lamina")?;
-    fs.string("redirect_dir", "nofollow")?;
-    fs.string("metacopy", "off")?;
+    for (key, value) in OVERLAY_OPTIONS {
+        fs.string(key, value)?;
+    }
     for layer in lower {
-        match layer {
-            Lower::Fd(fd) => fs.fd("lowerdir+", *fd)?,
-            Lower::Path(path) => fs.string("lowerdir+", *path)?,
-        }
+        fs.fd("lowerdir+", *layer)?;
     }
     if let Some((upper, work)) = upper {
         fs.string("upperdir", upper)?;
         fs.string("workdir", work)?;
     }
     fs.mount(MountAttrFlags::empty())
+}
+
+/// An overlay by paths, for [`Tier::Attached`]: mounted at `target` by `mount(2)`, whose one page of options holds
+/// about 300 layers when their paths are as short as `/l/12`. All paths are of the caller's mount namespace.
+///
+/// # Errors
+/// If the options do not fit or the kernel refuses.
+pub fn overlay_at(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Error> {
+    use std::os::unix::ffi::OsStrExt as _;
+    // Inside the options ',' ends an option and ':' ends a layer; both can be escaped with '\\'.
+    let escaped = |path: &Path| {
+        path.as_os_str().as_bytes().iter().fold(Vec::new(), |mut out, b| {
+            if matches!(b, b',' | b':' | b'\\') {
+                out.push(b'\\');
+            }
+            out.push(*b);
+            out
+        })
+    };
+    let mut options = b"redirect_dir=nofollow,metacopy=off,lowerdir=".to_vec();
+    for (n, layer) in lower.iter().enumerate() {
+        if n > 0 {
+            options.push(b':');
+        }
+        options.extend_from_slice(&escaped(layer));
+    }
+    options.extend_from_slice(b",upperdir=");
+    options.extend_from_slice(&escaped(upper));
+    options.extend_from_slice(b",workdir=");
+    options.extend_from_slice(&escaped(work));
+    let refused = |source: io::Error| Error {
+        action: "mount overlay at",
+        subject: target.display().to_string(),
+        log: format!("{} lower layers", lower.len()),
+        source,
+    };
+    let options =
+        std::ffi::CString::new(options).map_err(|e| refused(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
+    rustix::mount::mount(c"lamina", target, c"overlay", rustix::mount::MountFlags::empty(), options.as_c_str())
+        .map_err(|e| refused(e.into()))
+}
+
+/// Takes the mount at `path` out of the caller's mount namespace; users of it keep it until they are done.
+///
+/// # Errors
+/// If nothing is mounted there.
+pub fn detach(path: &Path) -> Result<(), Error> {
+    rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW)
+        .map_err(fail("unmount", path.display()))
+}
+
+/// Gives the calling thread a mount namespace of its own that still hears of unmounts in the one it came from, so
+/// that it never keeps a file system of the host busy.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn private_namespace() -> Result<(), Error> {
+    #[expect(deprecated, reason = "the replacement only adds an unsafe marker for flags that are not used here")]
+    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).map_err(fail("unshare", "the mount namespace"))?;
+    use rustix::mount::MountPropagationFlags as Flags;
+    rustix::mount::mount_change(c"/", Flags::DOWNSTREAM | Flags::REC).map_err(fail("make a slave of", "/"))
 }
 
 /// A file system that is being configured.
@@ -222,5 +310,55 @@ impl Context {
             }
             Error { action, subject, log: String::from_utf8_lossy(&log).into_owned(), source: e.into() }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_of_two_detached_mounts_shows_both() {
+        let tmpfs = || Mount::tmpfs(Some(1 << 16), 0o755, MountAttrFlags::empty()).unwrap();
+        let (low, high) = (tmpfs(), tmpfs());
+        std::fs::write(low.proc_path().join("low"), "1").unwrap();
+        std::fs::write(high.proc_path().join("high"), "2").unwrap();
+        assert_eq!(Tier::probe().unwrap(), Tier::Detached);
+        let merged = overlay(&[high.as_fd(), low.as_fd()], None).unwrap();
+        assert_eq!(std::fs::read(merged.proc_path().join("low")).unwrap(), b"1");
+        assert_eq!(std::fs::read(merged.proc_path().join("high")).unwrap(), b"2");
+        low.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY).unwrap();
+        assert!(std::fs::write(low.proc_path().join("more"), "").is_err());
+    }
+
+    #[test]
+    fn the_kernels_own_words_are_in_the_error() {
+        let error = Mount::erofs(Path::new("/dev/null")).unwrap_err();
+        assert_eq!(error.action, "create a file system of type");
+        let mut context = Context::open("overlay").unwrap();
+        let error = context.string("no_such_option", "1").unwrap_err();
+        assert!(error.to_string().contains("no_such_option"), "{error}");
+    }
+
+    #[test]
+    fn an_overlay_by_paths_leaves_nothing_behind() {
+        // On a thread of its own: the namespace goes with it.
+        let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().to_owned();
+        std::thread::spawn(move || {
+            private_namespace().unwrap();
+            for name in ["a", "b,c:d", "upper", "work", "merged"] {
+                std::fs::create_dir(base.join(name)).unwrap();
+            }
+            std::fs::write(base.join("b,c:d/low"), "1").unwrap();
+            let lower = [base.join("a"), base.join("b,c:d")];
+            overlay_at(&lower, &base.join("upper"), &base.join("work"), &base.join("merged")).unwrap();
+            assert_eq!(std::fs::read(base.join("merged/low")).unwrap(), b"1");
+            detach(&base.join("merged")).unwrap();
+        })
+        .join()
+        .unwrap();
+        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     }
 }

@@ -181,7 +181,8 @@ fn inflate(diff_id: &DiffId, blob: &Receiver<Step<Bytes>>, out: &mut Chunks, mut
                     Err(_) if gone => return,
                     // What is damaged may be so because the blob is another than was named: that says more. So the
                     // rest is only hashed, by the stage before; it is bounded by the blob's size.
-                    Err(e) => break verdict_first(blob, failed(e)),
+                    Err(e @ InflateError::Damaged { .. }) => break verdict_first(blob, failed(e)),
+                    Err(e) => break failed(e),
                 }
             }
             Ok(Step::End(bytes)) => match inflate.finish() {
