@@ -106,6 +106,14 @@ pub enum Error {
         /// What the conversion said.
         source: super::convert::Error,
     },
+    /// A layer's blob could not be expanded.
+    #[error("cannot expand layer {diff_id}")]
+    Inflate {
+        /// The layer.
+        diff_id: DiffId,
+        /// What was found.
+        source: super::convert::inflate::InflateError,
+    },
     /// The storage driver failed.
     #[error("the storage driver failed on {}", path.display())]
     Driver {

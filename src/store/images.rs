@@ -148,6 +148,22 @@ impl ImageDocuments {
     }
 }
 
+impl ImageDocuments {
+    /// Whether the documents are still those of `record`.
+    ///
+    /// # Errors
+    /// [`Error::Image`] or [`Error::Digest`] if not.
+    pub(super) fn check(&self, record: &ImageRecord) -> Result<(), Error> {
+        let (id, _) = self.identity()?;
+        for (what, got, want) in [("manifest", id.manifest, &record.id.manifest), ("index", id.top, &record.id.top)] {
+            if got != *want {
+                return Err(Error::Digest { what, want: want.clone(), got });
+            }
+        }
+        Ok(())
+    }
+}
+
 fn parse<T: for<'de> Deserialize<'de>>(what: &'static str, text: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(text).map_err(|e| Error::Image { what, reason: e.to_string() })
 }

@@ -126,6 +126,12 @@ impl Index {
         by_top().or_else(|| ids.and_then(|id| self.images.get(id)))
     }
 
+    /// The images that have this layer.
+    pub(super) fn images_of(&self, key: &LayerKey) -> Vec<ImageId> {
+        let with = self.images.iter().filter(|(_, entry)| entry.record.layers.contains(key));
+        with.map(|(id, _)| id.clone()).collect()
+    }
+
     /// The images that have one of these manifests.
     pub(super) fn ids_of<'a>(&self, manifests: impl IntoIterator<Item = &'a Digest>) -> Vec<ImageId> {
         manifests.into_iter().filter_map(|manifest| self.by_manifest.get(manifest)).flatten().cloned().collect()

@@ -216,9 +216,7 @@ impl Store {
     /// As [`Store::layer`], or if the layer cannot be read or `out` refuses.
     pub fn rebuild_tar(&self, key: &LayerKey, out: &mut dyn Write) -> Result<(), Error> {
         let info = self.layer(key)?;
-        info.driver
-            .rebuild_tar(&info.dir, out)
-            .map_err(|source| Error::Driver { path: info.dir.clone(), source })
+        info.driver.rebuild_tar(&info.dir, out).map_err(|source| Error::Driver { path: info.dir.clone(), source })
     }
 }
 

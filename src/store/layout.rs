@@ -129,8 +129,8 @@ pub(super) fn random_name() -> String {
 
 /// One document of the store as text, for people to read too.
 pub(super) fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>, Error> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|source| Error::Document { path: path.to_owned(), source })?;
+    let mut text =
+        serde_json::to_vec_pretty(value).map_err(|source| Error::Document { path: path.to_owned(), source })?;
     text.push(b'\n');
     Ok(text)
 }
@@ -138,9 +138,9 @@ pub(super) fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>, Er
 /// Reads one document of the store; `None` where there is none.
 pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Error> {
     match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|source| Error::Document { path: path.to_owned(), source }),
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(|source| Error::Document { path: path.to_owned(), source })
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::at("read", path)(e)),
     }

@@ -21,6 +21,7 @@
 //! Methods that touch the disk block; callers on an async runtime wrap them in `spawn_blocking`. Lookups don't.
 
 mod access;
+mod check;
 pub mod convert;
 pub mod driver;
 mod error;
@@ -37,6 +38,8 @@ mod refs;
 mod staging;
 mod tags;
 pub mod tree;
+mod usage;
+mod why;
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -44,13 +47,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use access::{Access, Proof};
+pub use check::{Damage, Report};
 pub use error::Error;
+pub use gc::{SweepOptions, Swept, SweptLayer};
 pub use images::{Image, ImageDocuments, ImageRecord};
 pub use ingest::{Ingest, Ingested};
 pub use key::{ImageId, LayerKey};
 pub use layers::{LayerInfo, LayerSource};
 pub use refs::{Held, Ref, RefKind, UnknownKind};
 pub use tags::{Tag, TagOrigin};
+pub use usage::{ImageUsage, LayerUsage, Usage};
+pub use why::{Chain, Why};
 
 use convert::Limits;
 use driver::{Driver, DriverChoice};

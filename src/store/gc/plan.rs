@@ -175,13 +175,5 @@ pub(in crate::store) fn plan(graph: &Graph, policy: Policy) -> Plan {
     let indices = |flags: &[bool], wanted: bool| {
         flags.iter().enumerate().filter(|(_, flag)| **flag == wanted).map(|(index, _)| index).collect()
     };
-    Plan {
-        images: indices(&marks.stays, false),
-        layers: indices(&marks.goes, true),
-        bytes: marks.bytes,
-        next_due,
-    }
+    Plan { images: indices(&marks.stays, false), layers: indices(&marks.goes, true), bytes: marks.bytes, next_due }
 }
-
-#[cfg(test)]
-mod tests;

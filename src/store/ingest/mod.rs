@@ -60,8 +60,8 @@ struct Task {
 pub struct Ingest {
     diff_id: DiffId,
     input: Option<mpsc::Sender<Input>>,
-    /// The pipeline's end.
-    done: oneshot::Receiver<Result<Ingested, Error>>,
+    /// The pipeline's end; `None` once it was told.
+    done: Option<oneshot::Receiver<Result<Ingested, Error>>>,
     /// Asks for the layers below, if they are needed, with where to send the answer.
     below: oneshot::Receiver<Reply>,
 }
@@ -90,7 +90,7 @@ impl Store {
         let staging = Staging::create(self)?;
         let task = Task { stack, diff_id: diff_id.clone(), blob, compression };
         let (input, done, below) = pipeline::start(self.clone(), driver, staging, task)?;
-        Ok(Ingest { diff_id, input: Some(input), done, below })
+        Ok(Ingest { diff_id, input: Some(input), done: Some(done), below })
     }
 }
 
@@ -113,7 +113,11 @@ impl Ingest {
             };
             if !sent {
                 self.input = None;
-                return Err(self.failure().await);
+                let ended = match self.done.take() {
+                    Some(done) => done.await.ok(),
+                    None => None,
+                };
+                return Err(self.reason(ended));
             }
         }
         Ok(())
@@ -126,9 +130,10 @@ impl Ingest {
     pub fn write_blocking(&mut self, mut bytes: Bytes) -> Result<(), Error> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(pipeline::INPUT_PIECE));
-            if !self.input.as_ref().is_some_and(|input| input.blocking_send(Input::Data(piece)).is_ok()) {
+            let sent = self.input.as_ref().is_some_and(|input| input.blocking_send(Input::Data(piece)).is_ok());
+            if !sent {
                 self.input = None;
-                let ended = (&mut self.done).blocking_recv();
+                let ended = self.done.take().and_then(|done| done.blocking_recv().ok());
                 return Err(self.reason(ended));
             }
         }
@@ -153,7 +158,11 @@ impl Ingest {
             // The pipeline waits for this; if it is gone nevertheless, its end says why.
             let _ = reply.send(below.await);
         }
-        done.await.unwrap_or(Err(Error::Abandoned { diff_id }))
+        let ended = match done {
+            Some(done) => done.await.ok(),
+            None => None,
+        };
+        ended.unwrap_or(Err(Error::Abandoned { diff_id }))
     }
 
     /// As [`Ingest::finish`], for a thread outside any async runtime.
@@ -170,22 +179,15 @@ impl Ingest {
             // As in `finish`.
             let _ = reply.send(below());
         }
-        done.blocking_recv().unwrap_or(Err(Error::Abandoned { diff_id }))
-    }
-
-    async fn failure(&mut self) -> Error {
-        let ended = if self.done.is_terminated() { None } else { Some((&mut self.done).await) };
-        match ended {
-            Some(ended) => self.reason(ended),
-            None => Error::Abandoned { diff_id: self.diff_id.clone() },
-        }
+        let ended = done.and_then(|done| done.blocking_recv().ok());
+        ended.unwrap_or(Err(Error::Abandoned { diff_id }))
     }
 
     /// Why the pipeline takes no more.
-    fn reason(&self, ended: Result<Result<Ingested, Error>, oneshot::error::RecvError>) -> Error {
+    fn reason(&self, ended: Option<Result<Ingested, Error>>) -> Error {
         match ended {
-            Ok(Err(error)) => error,
-            Ok(Ok(_)) | Err(_) => Error::Abandoned { diff_id: self.diff_id.clone() },
+            Some(Err(error)) => error,
+            Some(Ok(_)) | None => Error::Abandoned { diff_id: self.diff_id.clone() },
         }
     }
 }

@@ -162,10 +162,7 @@ impl Chunks {
 
 /// The second stage: expands the blob within its budget.
 fn inflate(diff_id: &DiffId, blob: &Receiver<Step<Bytes>>, out: &mut Chunks, mut inflate: Inflate) {
-    let failed = |source: InflateError| {
-        let source = convert::Error::from(source);
-        Step::Failed(Error::Convert { diff_id: diff_id.clone(), source })
-    };
+    let failed = |source| Step::Failed(Error::Inflate { diff_id: diff_id.clone(), source });
     let last = loop {
         match blob.recv() {
             Ok(Step::Data(bytes)) => {
@@ -247,11 +244,10 @@ impl Last {
         let keys = LayerKey::candidates(&self.task.stack);
         let (diff_key, chain_key) = keys.ok_or_else(|| Error::Abandoned { diff_id: diff_id.clone() })?;
         let key = if conversion.stands_alone() { diff_key } else { chain_key };
-        let ask = self.ask.take();
+        let mut ask = self.ask.take();
         let (store, lowest) = (self.store.clone(), self.task.stack.len() == 1);
         // A failure of ours inside the callback keeps its type by this way around the conversion.
         let mut own = None;
-        let mut ask = Some(ask).flatten();
         let finished = conversion.finish(key.identity(), &mut || {
             let tree = if lowest { Ok(Merged::default()) } else { below(&store, &diff_id, ask.take()) };
             tree.map_err(|error| {
