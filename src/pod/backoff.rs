@@ -57,8 +57,8 @@ mod tests {
     #[test]
     fn ten_minutes_of_running_start_afresh() {
         assert_eq!(next_level(7, Duration::from_secs(599)), 8);
-        assert_eq!(next_level(7, Duration::from_secs(600)), 1);
-        assert_eq!(restart(next_level(7, Duration::from_secs(600))), Duration::ZERO);
+        assert_eq!(next_level(7, Duration::from_mins(10)), 1);
+        assert_eq!(restart(next_level(7, Duration::from_mins(10))), Duration::ZERO);
     }
 
     #[test]

@@ -46,6 +46,12 @@ impl Observed {
     /// Takes in a fresh full look; what only memory knows (waits, fetches, stops under way) stays.
     pub fn renew(&mut self, mut fresh: Self) {
         fresh.failure = self.failure.take();
+        let uid = |seen: &Self| seen.record.as_ref().map(|r| r.uid.clone());
+        if uid(&fresh) != uid(self) {
+            // Another pod under the same name: nothing that is remembered is about it.
+            *self = fresh;
+            return;
+        }
         if fresh.sandbox == self.sandbox {
             fresh.config = self.config;
         }
@@ -91,6 +97,13 @@ impl Observed {
                 }
             }
             Step::Fetch { .. } | Step::Stop { .. } | Step::Kill { .. } | Step::Tidy { .. } => {}
+            Step::Release => {
+                self.failure = None;
+                self.holds = false;
+                for c in self.containers.values_mut() {
+                    c.image = Image::Unknown;
+                }
+            }
             _ => self.failure = None,
         }
     }

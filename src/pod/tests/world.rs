@@ -31,8 +31,10 @@ pub(super) struct World {
     pub(super) starts: Vec<(String, Tick)>,
     pub(super) stops: Vec<String>,
     pub(super) uids: u8,
+    /// The step that fails for once, counted from now.
+    pub(super) fails: Option<usize>,
     /// Fetches that end when the driver gets to them.
-    fetching: Vec<(String, u32, u32)>,
+    pub(super) fetching: Vec<(String, u32, u32)>,
 }
 
 pub(super) fn exit(code: i32, now: Tick) -> Exit {
@@ -90,6 +92,14 @@ impl World {
         desired: Option<&Desired>,
         seen: &mut Observed,
     ) -> Result<(), StepError> {
+        match &mut self.fails {
+            Some(0) => {
+                self.fails = None;
+                return Err(StepError { retry: Retry::Backoff, reason: "Failed", message: "no space left".into() });
+            }
+            Some(n) => *n -= 1,
+            None => {}
+        }
         match step {
             Step::Accept => {
                 let desired = desired.unwrap();
@@ -244,6 +254,7 @@ pub(super) fn settle(world: &mut World, wanted: &Wanted, seen: &mut Observed, cr
                 Ok(()) => seen.done(step),
                 Err(error) => {
                     seen.failed(step, error, world.now);
+                    seen.renew(world.look());
                     break;
                 }
             }
