@@ -1,0 +1,80 @@
+//! What the node shows of a pod: the Kubernetes object with its status, and what Kubernetes has no word for.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{PodKey, PodUid};
+use super::workload::Owner;
+
+/// One pod as the node publishes it. Serialises as the Pod, with everything else under `lamina`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodView {
+    /// Metadata, spec and status.
+    #[serde(flatten)]
+    pub pod: Pod,
+    /// What Kubernetes has no word for.
+    pub lamina: Extras,
+}
+
+/// What Lamina knows of a pod beyond Kubernetes' status.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Extras {
+    /// Its uid.
+    pub uid: PodUid,
+    /// Where its manifest is from: `manifests`, `desired`.
+    pub source: String,
+    /// The file of its manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// The workload that wants it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Fields of its manifest that do nothing here, on purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
+    /// Its containers.
+    pub containers: Vec<ContainerExtras>,
+    /// The pid of its shim, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<u32>,
+}
+
+/// What Lamina knows of a container beyond Kubernetes' status.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerExtras {
+    /// Its name.
+    pub name: String,
+    /// Which start of it this is, from 0.
+    pub attempt: u32,
+    /// Its first process's pid on the host, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The digest of the manifest of its image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// Keys of its image's layers, lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
+    /// Its cgroup below each hierarchy's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// What is written on top of its image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<PathBuf>,
+    /// When it may start again, while it waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_start: Option<Timestamp>,
+}
+
+impl PodView {
+    /// Its namespace and name.
+    pub fn key(&self) -> PodKey {
+        PodKey::of(&self.pod.metadata)
+    }
+}
