@@ -61,12 +61,12 @@ impl ImageName {
     /// The reference under which the image is tagged in the store.
     ///
     /// A layout's image is `localhost/<last part of the directory>:<tag>`, so that it can be named without its
-    /// directory; where that is no valid reference (odd directory names), it has no tag.
+    /// directory. Characters that no repository may have become `-`; a tag that no reference may have gives `None`.
     pub fn reference(&self) -> Option<Reference> {
         match self {
             Self::Registry(reference) => Some(reference.clone()),
             Self::Layout { dir, tag } => {
-                let base = dir.file_name()?.to_str()?.to_ascii_lowercase();
+                let base = repository_of(dir);
                 let text = match tag {
                     LayoutTag::Only => format!("localhost/{base}"),
                     LayoutTag::Tag(tag) => format!("localhost/{base}:{tag}"),
@@ -76,6 +76,16 @@ impl ImageName {
             }
         }
     }
+}
+
+/// A repository's name for a directory or an archive.
+fn repository_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let name = name.strip_suffix(".tar").unwrap_or(&name);
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let words: Vec<_> = name.split('.').map(|w| w.chars().map(plain).collect::<String>()).collect();
+    let joined = words.iter().map(|w| w.trim_matches('-')).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(".");
+    if joined.is_empty() { "image".to_owned() } else { joined }
 }
 
 impl FromStr for ImageName {
@@ -134,7 +144,8 @@ mod tests {
     fn a_layout_image_is_tagged_by_its_directory() {
         let name: ImageName = "oci:/srv/Game:1.0".parse().unwrap();
         assert_eq!(name.reference().unwrap().to_string(), "localhost/game:1.0");
-        assert_eq!("oci:/srv/a b:1".parse::<ImageName>().unwrap().reference(), None);
+        let odd: ImageName = "oci:/srv/.a b_C..tar:1".parse().unwrap();
+        assert_eq!(odd.reference().unwrap().to_string(), "localhost/a-b-c:1");
     }
 
     #[test]

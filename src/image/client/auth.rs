@@ -16,13 +16,14 @@ use super::challenge::{Bearer, Challenges};
 use super::error::{ClientError, show};
 use super::reach::Reach;
 use super::repository::{Repository, Site};
-use super::transport::{Answer, Request, authority};
+use super::transport::{Answer, Request};
+use crate::image::config::authority;
 use crate::image::credentials::{Credential, Secret};
 
 /// The largest answer of a token server: JSON web tokens with many scopes have some ten KiB.
 const MAX_TOKEN_BYTES: u64 = 256 << 10;
 /// How long a token lives that does not say (distribution's token specification).
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+const DEFAULT_LIFE: Duration = Duration::from_mins(1);
 /// A token is renewed so long before its end, for the request to arrive.
 const MARGIN: Duration = Duration::from_secs(5);
 

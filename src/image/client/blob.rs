@@ -203,7 +203,8 @@ mod tests {
     fn ranges_are_read_and_nonsense_is_refused() {
         assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
         assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
-        for text in ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "items 5-9/10", "bytes 5-9/x", "bytes -5-9/10"] {
+        for text in ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "items 5-9/10", "bytes 5-9/x", "bytes -5-9/10"]
+        {
             assert_eq!(content_range(text), None, "{text}");
         }
     }

@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn a_bearer_challenge_is_read() {
-        let all = read(&[r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#]);
+        let all = read(&[
+            r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#,
+        ]);
         let bearer = all.bearer.unwrap();
         assert_eq!(bearer.realm, "https://auth.example/token");
         assert_eq!(bearer.service.as_deref(), Some("r.example"));
@@ -116,7 +118,10 @@ mod tests {
 
     #[test]
     fn several_challenges_in_one_line_or_many_are_told_apart() {
-        for lines in [&[r#"Basic realm="x", Bearer realm="http://y", service=z"#][..], &["bearer realm=http://y,service=z", "BASIC"]] {
+        for lines in [
+            &[r#"Basic realm="x", Bearer realm="http://y", service=z"#][..],
+            &["bearer realm=http://y,service=z", "BASIC"],
+        ] {
             let all = read(lines);
             assert!(all.basic, "{lines:?}");
             assert_eq!(all.bearer.unwrap().service.as_deref(), Some("z"), "{lines:?}");

@@ -35,7 +35,7 @@ impl Distance {
     fn of_v4(ip: Ipv4Addr) -> Self {
         let [a, b, c, _] = ip.octets();
         match (a, b, c) {
-            (127, ..) | (0, ..) => Self::Loopback,
+            (127 | 0, ..) => Self::Loopback,
             (169, 254, _) | (224.., ..) => Self::Link,
             (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) | (198, 18..=19, _) | (192, 0, 0) => {
                 Self::Private
@@ -48,15 +48,12 @@ impl Distance {
         if ip.is_loopback() || ip.is_unspecified() {
             return Self::Loopback;
         }
-        let s = ip.segments();
-        let embedded = |high: u16, low: u16| {
-            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-            Self::of_v4(Ipv4Addr::new(a, b, c, d))
-        };
-        match s {
+        let embedded = |high: u16, low: u16| Self::of_v4(Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low)));
+        match ip.segments() {
             // IPv4 in other clothes: mapped, compatible, NAT64, 6to4.
-            [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
-            [0x2002, high, low, ..] => embedded(high, low),
+            [0, 0, 0, 0, 0, 0xffff | 0, high, low]
+            | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+            | [0x2002, high, low, ..] => embedded(high, low),
             [first, ..] if first & 0xffc0 == 0xfe80 || first & 0xff00 == 0xff00 => Self::Link,
             [first, ..] if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 => Self::Private,
             _ => Self::Public,
@@ -131,8 +128,7 @@ impl Resolve for Resolver {
         let (host, reach) = (name.as_str().to_owned(), self.0);
         Box::pin(async move {
             let found = tokio::net::lookup_host((host.as_str(), 0)).await;
-            let found: Vec<_> =
-                found.map_err(|source| ResolveError::Lookup { host: host.clone(), source })?.collect();
+            let found: Vec<_> = found.map_err(|source| ResolveError::Lookup { host: host.clone(), source })?.collect();
             let within: Vec<_> = found.into_iter().filter(|addr| reach.allows(addr.ip())).collect();
             if within.is_empty() {
                 return Err(ResolveError::OutOfReach { host }.into());

@@ -14,8 +14,8 @@ use tokio::sync::Mutex;
 
 use super::auth::Held;
 use super::error::ClientError;
-use super::transport::{Answer, Request, Transport, authority};
-use crate::image::config::{ConfigError, Endpoint, Tls};
+use super::transport::{Answer, Request, Transport};
+use crate::image::config::{ConfigError, Endpoint, Tls, authority};
 use crate::image::credentials::{Candidate, Credential, Origin};
 use crate::oci::media_type::ACCEPT;
 use crate::oci::{Digest, MAX_MANIFEST_BYTES, Reference};
@@ -42,7 +42,7 @@ pub(super) struct Site {
 pub(in crate::image) struct Fetched {
     pub(in crate::image) bytes: Bytes,
     pub(in crate::image) media_type: Option<String>,
-    /// Whether a credential was needed.
+    /// Whether the registry itself asked for the credential. What a mirror of the node gives, it gives to all here.
     pub(in crate::image) private: bool,
 }
 
@@ -89,6 +89,13 @@ impl Repository {
         Ok(Self { transport, sites, tried })
     }
 
+    /// Whether `other` asks the same places in the same way.
+    pub(in crate::image) fn is_same(&self, other: &Self) -> bool {
+        let same =
+            |(a, b): (&Site, &Site)| a.endpoint == b.endpoint && a.name == b.name && a.credential == b.credential;
+        self.sites.len() == other.sites.len() && self.sites.iter().zip(&other.sites).all(same)
+    }
+
     /// Fetches a manifest or an index by tag or digest; bytes that were asked for by digest are checked against it by
     /// the caller, who knows what else must match.
     pub(in crate::image) async fn manifest(&self, reference: &str) -> Result<Fetched, ClientError> {
@@ -97,6 +104,7 @@ impl Repository {
             let media_type =
                 answer.response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
             let bytes = self.transport.body(answer, MAX_MANIFEST_BYTES).await?;
+            let private = private && site.endpoint.mirror_of.is_none();
             Ok(Fetched { bytes, media_type, private })
         })
         .await
@@ -160,8 +168,7 @@ impl Repository {
         from: u64,
     ) -> Result<(Answer, bool), ClientError> {
         self.transport.gate(&site.endpoint.base).await?;
-        let mut request =
-            Request { accept, from, ..Request::get(site.url(path), site.tls.clone()) };
+        let mut request = Request { accept, from, ..Request::get(site.url(path), site.tls.clone()) };
         let mut renewed = false;
         loop {
             let seen = {

@@ -6,42 +6,42 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 /// All waits and bounds of the client, in one value so that tests can make them short.
 #[derive(Debug, Clone)]
-pub(super) struct Timing {
+pub(in crate::image) struct Timing {
     /// For a connection: a few lost SYNs and a slow handshake.
-    pub(super) connect: Duration,
+    pub(in crate::image) connect: Duration,
     /// For the head of an answer: some registries look a blob up in cold storage.
-    pub(super) answer: Duration,
+    pub(in crate::image) answer: Duration,
     /// Between two reads of a body. Runs only while we wait for the network, not while the disk is slow.
-    pub(super) idle: Duration,
+    pub(in crate::image) idle: Duration,
     /// Over this much waiting, a body must bring `slow_bytes`, else it counts as stalled.
-    pub(super) slow_window: Duration,
+    pub(in crate::image) slow_window: Duration,
     /// See `slow_window`: 1 KiB/s, below what any usable line gives.
-    pub(super) slow_bytes: u64,
+    pub(in crate::image) slow_bytes: u64,
     /// How often one request is made; for a body, without progress between.
-    pub(super) attempts: u32,
+    pub(in crate::image) attempts: u32,
     /// The first wait between attempts; doubled each time.
-    pub(super) first_wait: Duration,
+    pub(in crate::image) first_wait: Duration,
     /// The longest wait between attempts that we choose ourselves.
-    pub(super) longest_wait: Duration,
+    pub(in crate::image) longest_wait: Duration,
     /// A `Retry-After` up to this is waited for within the pull. A longer one ends it, and its owner waits.
-    pub(super) patience: Duration,
+    pub(in crate::image) patience: Duration,
     /// The longest `Retry-After` that is believed: servers have sent years.
-    pub(super) retry_after_cap: Duration,
+    pub(in crate::image) retry_after_cap: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(15),
-            answer: Duration::from_secs(60),
+            answer: Duration::from_mins(1),
             idle: Duration::from_secs(30),
-            slow_window: Duration::from_secs(60),
+            slow_window: Duration::from_mins(1),
             slow_bytes: 60 << 10,
             attempts: 5,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(10),
             patience: Duration::from_secs(30),
-            retry_after_cap: Duration::from_secs(600),
+            retry_after_cap: Duration::from_mins(10),
         }
     }
 }

@@ -15,7 +15,7 @@ use reqwest::{Client, StatusCode, Url};
 use super::error::{ClientError, show};
 use super::reach::{Reach, Resolver};
 use super::retry::Timing;
-use crate::image::config::{RegistryConfig, Tls, is_loopback};
+use crate::image::config::{RegistryConfig, Tls, authority, is_loopback};
 use crate::image::metrics::Metrics;
 
 /// As many as browsers and other registry clients follow.
@@ -76,7 +76,7 @@ struct ClientKey {
 
 /// All connections of the node to registries.
 #[derive(Debug)]
-pub(super) struct Transport {
+pub(in crate::image) struct Transport {
     pub(super) config: Arc<RegistryConfig>,
     pub(super) timing: Timing,
     metrics: Metrics,
@@ -86,7 +86,7 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(config: Arc<RegistryConfig>, timing: Timing, metrics: Metrics) -> Self {
+    pub(in crate::image) fn new(config: Arc<RegistryConfig>, timing: Timing, metrics: Metrics) -> Self {
         // Someone else in this process may have chosen a provider already: then that one is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self { config, timing, metrics, clients: Mutex::default(), gates: Mutex::default() }
@@ -147,8 +147,7 @@ impl Transport {
             let tls = if own { request.tls.clone() } else { self.config.tls(&authority(&url)) };
             let response = self.once(request, &url, &tls, reach, !foreign).await?;
             let Some(target) = target(&response, &url)? else { return Ok(Answer { response, url, foreign }) };
-            let refuse =
-                |reason| ClientError::Redirect { url: show(&url), target: show(&target), reason };
+            let refuse = |reason| ClientError::Redirect { url: show(&url), target: show(&target), reason };
             if request.form.is_some() {
                 return Err(refuse("a token is not asked for elsewhere"));
             }
@@ -184,10 +183,9 @@ impl Transport {
     ) -> Result<reqwest::Response, ClientError> {
         let client = self.client(url, tls, reach)?;
         let mut builder = match &request.form {
-            Some(form) => client
-                .post(url.clone())
-                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .body(form.clone()),
+            Some(form) => {
+                client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
+            }
             None => client.get(url.clone()),
         };
         // What travels is what was hashed: nobody between us may recode it.
@@ -203,9 +201,7 @@ impl Transport {
         }
         let sent = match tokio::time::timeout(self.timing.answer, builder.send()).await {
             Ok(sent) => sent.map_err(|e| ClientError::transport("ask", url, e)),
-            Err(_) => {
-                Err(ClientError::Stalled { url: show(url), what: "no answer", after: self.timing.answer })
-            }
+            Err(_) => Err(ClientError::Stalled { url: show(url), what: "no answer", after: self.timing.answer }),
         };
         self.metrics.request(sent.as_ref().ok().map(reqwest::Response::status));
         sent
@@ -266,20 +262,12 @@ impl Transport {
         deadline: tokio::time::Instant,
     ) -> Result<Option<Bytes>, ClientError> {
         let idle = tokio::time::Instant::now() + self.timing.idle;
-        match tokio::time::timeout_at(idle.min(deadline), answer.response.chunk()).await {
-            Ok(read) => read.map_err(|e| ClientError::transport("read from", &answer.url, e)),
-            Err(_) => {
-                let after = self.timing.idle;
-                Err(ClientError::Stalled { url: show(&answer.url), what: "no data", after })
-            }
-        }
+        let Ok(read) = tokio::time::timeout_at(idle.min(deadline), answer.response.chunk()).await else {
+            let after = self.timing.idle;
+            return Err(ClientError::Stalled { url: show(&answer.url), what: "no data", after });
+        };
+        read.map_err(|e| ClientError::transport("read from", &answer.url, e))
     }
-}
-
-/// Host and, where it is not the scheme's own, port: as registries are named.
-pub(super) fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {

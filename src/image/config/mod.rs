@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-pub(super) use rules::{HostPattern, is_loopback};
+pub(super) use rules::{HostPattern, authority, is_loopback};
 
 use super::credentials::{Credential, Secret};
 use crate::oci::Reference;
@@ -244,8 +244,8 @@ impl RegistryConfig {
         let password = match (&entry.password, &entry.password_file) {
             (Some(password), _) => password.clone(),
             (None, Some(path)) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
                 Secret::new(text.trim_end_matches(['\r', '\n']))
             }
             (None, None) => return Ok(None),
@@ -273,6 +273,14 @@ impl RegistryConfig {
             endpoints.push(Endpoint { base: rules::base(registry, &base)?, mirror_of: None });
         }
         Ok(endpoints)
+    }
+}
+
+impl RegistryConfig {
+    /// The hosts of `reference`'s mirrors, as the configuration names them.
+    pub(super) fn mirror_hosts(&self, reference: &Reference) -> Result<Vec<String>, ConfigError> {
+        let endpoints = self.endpoints(reference)?;
+        Ok(endpoints.iter().filter(|e| e.mirror_of.is_some()).map(|e| rules::authority(&e.base)).collect())
     }
 }
 

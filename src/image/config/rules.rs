@@ -68,6 +68,12 @@ pub(in crate::image) fn is_loopback(registry: &str) -> bool {
     bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Host and, where it is not the scheme's own, port: as registries are named.
+pub(in crate::image) fn authority(url: &reqwest::Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
 /// An address to ask, checked: http or https, a host, no credentials, query or fragment; no slash at its end.
 pub(super) fn base(registry: &str, text: &str) -> Result<reqwest::Url, ConfigError> {
     let bad = |reason: String| ConfigError::Entry { registry: registry.to_owned(), reason };

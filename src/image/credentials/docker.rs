@@ -46,7 +46,8 @@ pub(super) struct DockerConfig {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Auth {
-    auth: Option<Secret>,
+    #[serde(rename = "auth")]
+    encoded: Option<Secret>,
     username: Option<String>,
     password: Option<Secret>,
     identitytoken: Option<Secret>,
@@ -63,7 +64,7 @@ impl Auth {
         if let Some(token) = given(&self.identitytoken) {
             return Some(Credential::Identity { token });
         }
-        if let Some(auth) = given(&self.auth) {
+        if let Some(auth) = given(&self.encoded) {
             // Docker pads it with NULs at times.
             let bytes = base64::engine::general_purpose::STANDARD.decode(auth.expose().trim()).ok()?;
             let text = String::from_utf8(bytes).ok()?;

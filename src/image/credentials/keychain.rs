@@ -82,9 +82,7 @@ impl Keychain<'_> {
             return Ok(Some(node(credential)));
         }
         match docker.creds_store.as_deref() {
-            Some(name) if own_helper.is_none() && !name.is_empty() => {
-                Ok(helper::ask(name, server).await?.map(node))
-            }
+            Some(name) if own_helper.is_none() && !name.is_empty() => Ok(helper::ask(name, server).await?.map(node)),
             _ => Ok(None),
         }
     }
