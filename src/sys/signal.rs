@@ -43,20 +43,6 @@ pub fn send_to_pid(pid: i32, signal: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Closes every descriptor from `first` on.
-///
-/// # Errors
-/// If the kernel refuses.
-///
-/// For a process that has just begun, before it has opened anything of its own from `first` on: whatever is open was
-/// inherited, and nothing in this program owns it.
-pub(crate) fn close_inherited(first: u32) -> io::Result<()> {
-    // SAFETY: closes numbers only; the caller says that no owner of any of them exists in this process.
-    #[expect(unsafe_code, reason = "a system call without a wrapper")]
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use super::reactor::Token;
-use crate::runtime::protocol::frame::{Error, Receiver, Received, Sender};
+use crate::runtime::protocol::frame::{Error, Received, Receiver, Sender};
 use crate::runtime::protocol::{Failure, FailureKind, FromShim, Hello, Request, ToShim, VERSIONS};
 
 /// A connected client.
@@ -57,14 +57,14 @@ impl Connection {
             Ok(Received::Some) => {}
             Ok(Received::End) => return None,
             Err(e) if e.would_block() => {}
-            Err(e) => return self.over(&e),
+            Err(e) => return Self::over(&e),
         }
         let mut incoming = Vec::new();
         loop {
             let frame = match self.receiver.take() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Some(incoming),
-                Err(e) => return self.over(&e),
+                Err(e) => return Self::over(&e),
             };
             match frame.message::<ToShim>() {
                 Ok(ToShim::Hello(theirs)) => {
@@ -81,7 +81,7 @@ impl Connection {
                 }
                 Ok(ToShim::Request { .. }) => return None,
                 Err(e) => {
-                    let Ok(envelope) = frame.message::<Envelope>() else { return self.over(&e) };
+                    let Ok(envelope) = frame.message::<Envelope>() else { return Self::over(&e) };
                     let message = format!("the shim cannot read this request: {}", crate::runtime::chain(&e));
                     let failure = Failure::new(FailureKind::Invalid, message);
                     incoming.push(Incoming::Unreadable { id: envelope.request.id, failure });
@@ -90,7 +90,7 @@ impl Connection {
         }
     }
 
-    fn over<T>(&self, error: &Error) -> Option<T> {
+    fn over<T>(error: &Error) -> Option<T> {
         super::note(&format!("a client was cut off: {}", crate::runtime::chain(error)));
         None
     }

@@ -42,7 +42,7 @@ struct Viewer {
 pub(super) struct Outputs {
     container: u64,
     log: Writer,
-    outputs: Vec<Output>,
+    sources: Vec<Output>,
     viewers: Vec<Viewer>,
     next_viewer: u64,
 }
@@ -56,7 +56,7 @@ enum Pumped {
 
 impl Outputs {
     pub(super) fn new(container: u64, log: Writer) -> Self {
-        Self { container, log, outputs: Vec::new(), viewers: Vec::new(), next_viewer: 0 }
+        Self { container, log, sources: Vec::new(), viewers: Vec::new(), next_viewer: 0 }
     }
 
     pub(super) fn log(&self) -> &Writer {
@@ -67,7 +67,7 @@ impl Outputs {
     pub(super) fn add(&mut self, reactor: &mut Reactor, stream: Stream, fd: OwnedFd) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let token = reactor.add(&fd, Source::Output(self.container, stream), Interest::Read)?;
-        self.outputs.push(Output { stream, fd, token: Some(token) });
+        self.sources.push(Output { stream, fd, token: Some(token) });
         Ok(())
     }
 
@@ -84,7 +84,7 @@ impl Outputs {
     /// Lets the viewers go whose stream will bring no more; called once all outputs of a start are known.
     pub(super) fn settle(&mut self, reactor: &mut Reactor) {
         let over = |viewer: &Viewer| {
-            viewer.pending.is_empty() && !self.outputs.iter().any(|output| output.stream == viewer.stream)
+            viewer.pending.is_empty() && !self.sources.iter().any(|output| output.stream == viewer.stream)
         };
         let numbers: Vec<_> = self.viewers.iter().filter(|v| over(v)).map(|v| v.number).collect();
         for number in numbers {
@@ -100,7 +100,7 @@ impl Outputs {
     }
 
     fn pump(&mut self, reactor: &mut Reactor, stream: Stream, buffer: &mut [u8]) -> Pumped {
-        let Some(output) = self.outputs.iter_mut().find(|o| o.stream == stream && o.token.is_some()) else {
+        let Some(output) = self.sources.iter_mut().find(|o| o.stream == stream && o.token.is_some()) else {
             return Pumped::Nothing;
         };
         let got = match rustix::io::read(&output.fd, &mut *buffer) {
@@ -168,7 +168,7 @@ impl Outputs {
         if self.viewers.iter().any(|v| v.stream == stream && !v.pending.is_empty()) {
             return;
         }
-        for output in self.outputs.iter_mut().filter(|o| o.stream == stream && o.token.is_none()) {
+        for output in self.sources.iter_mut().filter(|o| o.stream == stream && o.token.is_none()) {
             match reactor.add(&output.fd, Source::Output(self.container, stream), Interest::Read) {
                 Ok(token) => output.token = Some(token),
                 Err(e) => super::note(&format!("cannot read a container's output any more: {e}")),
@@ -186,8 +186,8 @@ impl Outputs {
 
     fn end(&mut self, reactor: &mut Reactor, stream: Stream) {
         self.log.end(stream, Timestamp::now());
-        if let Some(at) = self.outputs.iter().position(|o| o.stream == stream) {
-            let output = self.outputs.swap_remove(at);
+        if let Some(at) = self.sources.iter().position(|o| o.stream == stream) {
+            let output = self.sources.swap_remove(at);
             if let Some(token) = output.token {
                 reactor.remove(&output.fd, token);
             }

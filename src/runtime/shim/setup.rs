@@ -8,14 +8,14 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, openat};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::{Config, Error, Network, READY};
 use crate::sys::cgroup::{Cgroup, Hierarchies, Limits};
-use crate::sys::{interface, mount, signal};
+use crate::sys::namespace::{self, Namespace};
+use crate::sys::{mount, process};
 
 /// Its own log in [`Config::run`].
-const LOG: &str = "shim.log";
+pub(super) const LOG: &str = "shim.log";
 /// The kernel should kill anything of the pod before the process that accounts for it. Best effort: lowering needs a
 /// capability.
 const OOM_SCORE: &[u8] = b"-998";
@@ -24,7 +24,7 @@ const OOM_SCORE: &[u8] = b"-998";
 #[derive(Debug)]
 pub(super) struct Place {
     /// Held for its life: no second shim for the same pod.
-    pub(super) lock: OwnedFd,
+    pub(super) _lock: OwnedFd,
     /// Its socket.
     pub(super) listener: UnixListener,
     /// The host's mount namespace.
@@ -65,7 +65,7 @@ pub(super) fn enter(config: &Config) -> Result<Place, Error> {
     });
     match rest {
         Ok((host_mounts, own_mounts, listener)) => {
-            Ok(Place { lock, listener, host_mounts, own_mounts, hierarchies, pod_cgroup, own_cgroup, warnings })
+            Ok(Place { _lock: lock, listener, host_mounts, own_mounts, hierarchies, pod_cgroup, own_cgroup, warnings })
         }
         Err(e) => {
             // Nothing may be left of a failed set-up; a group that holds a process has to be left by it first.
@@ -82,7 +82,7 @@ fn shed() -> Result<(), Error> {
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::chdir("/").map_err(Error::kernel("enter /"))?;
-    signal::close_inherited(3).map_err(Error::kernel("close inherited descriptors"))?;
+    process::close_all_but(3, &[]).map_err(Error::kernel("close inherited descriptors"))?;
     // A name of its own in process lists, whatever the binary was called by.
     let _ = rustix::thread::set_name(c"lamina-shim");
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -101,8 +101,7 @@ fn enter_host_mounts() -> Result<(), Error> {
         return Ok(());
     }
     let host = mount_namespace(first)?;
-    move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))
-        .map_err(Error::path("enter the mount namespace", first))
+    namespace::enter(host.as_fd(), Namespace::Mount).map_err(Error::path("enter the mount namespace", first))
 }
 
 fn mount_namespace(path: &str) -> Result<OwnedFd, Error> {
@@ -121,18 +120,19 @@ fn lock(run: &Path) -> Result<OwnedFd, Error> {
 
 /// Makes the pod's namespaces; its containers are born into them.
 fn namespaces(config: &Config) -> Result<(), Error> {
-    let mut flags = UnshareFlags::empty();
-    flags.set(UnshareFlags::NEWNET, config.network == Network::Loopback);
-    flags.set(UnshareFlags::NEWIPC, !config.host_ipc);
-    flags.set(UnshareFlags::NEWUTS, config.hostname.is_some());
-    #[expect(deprecated, reason = "the replacement only adds an unsafe marker for flags that are not used here")]
-    rustix::thread::unshare(flags).map_err(Error::kernel("make the pod's namespaces"))?;
+    let wanted = [
+        (Namespace::Net, config.network == Network::Loopback),
+        (Namespace::Ipc, !config.host_ipc),
+        (Namespace::Uts, config.hostname.is_some()),
+    ];
+    let kinds: Vec<_> = wanted.into_iter().filter_map(|(kind, wanted)| wanted.then_some(kind)).collect();
+    namespace::unshare(&kinds).map_err(Error::kernel("make the pod's namespaces"))?;
     mount::private_namespace()?;
     if let Some(name) = &config.hostname {
-        rustix::system::sethostname(name.as_bytes()).map_err(Error::kernel("set the pod's host name"))?;
+        namespace::set_host_name(name).map_err(Error::kernel("set the pod's host name"))?;
     }
     if config.network == Network::Loopback {
-        interface::loopback_up().map_err(Error::kernel("bring the loopback interface up"))?;
+        namespace::loopback_up().map_err(Error::kernel("bring the loopback interface up"))?;
     }
     Ok(())
 }
@@ -154,11 +154,11 @@ fn listen(config: &Config) -> Result<UnixListener, Error> {
 
 /// Tells the agent, then lets go of the streams that it gave.
 pub(super) fn say_ready() -> Result<(), Error> {
-    rustix::io::write(rustix::stdio::stdout(), READY.as_bytes()).map_err(Error::kernel("say that the shim is ready"))?;
+    rustix::io::write(std::io::stdout(), READY.as_bytes()).map_err(Error::kernel("say that the shim is ready"))?;
     let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(Error::path("open", "/dev/null"))?;
-    rustix::stdio::dup2_stdin(&null).map_err(Error::kernel("leave standard input"))?;
-    rustix::stdio::dup2_stdout(&null).map_err(Error::kernel("leave standard output"))
+    process::place_at(null.as_fd(), 0).map_err(Error::kernel("leave standard input"))?;
+    process::place_at(null.as_fd(), 1).map_err(Error::kernel("leave standard output"))
 }
 
 /// Sends the shim's own complaints to a file from here on.
@@ -166,5 +166,5 @@ pub(super) fn own_log(run: &Path) -> Result<(), Error> {
     let path = run.join(LOG);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let log = openat(CWD, &path, flags, Mode::from_raw_mode(0o600)).map_err(Error::path("open", &path))?;
-    rustix::stdio::dup2_stderr(&log).map_err(Error::path("write to", path))
+    process::place_at(log.as_fd(), 2).map_err(Error::path("write to", path))
 }
