@@ -58,7 +58,7 @@ pub(super) async fn shim(binary: &Path, config: &Config) -> Result<(), Error> {
         READY => {
             // It lives its own life from here on.
             child.0.take();
-            return Ok(());
+            Ok(())
         }
         said => {
             if let Some(mut process) = child.0.take() {
