@@ -23,7 +23,7 @@ metadata: { name: web }
 spec:
   terminationGracePeriodSeconds: 0
   containers:
-  - { name: a, image: "$image", imagePullPolicy: IfNotPresent, command: [sleep, "1000"], resources: { limits: { cpu: 250m, memory: 64Mi } } }
+  - { name: a, image: "$image", imagePullPolicy: IfNotPresent, command: [sleep, "1001"], resources: { limits: { cpu: 250m, memory: 64Mi } } }
   - { name: b, image: "$image", imagePullPolicy: IfNotPresent, command: [sleep, "1000"] }
 END
 until_ok "a pod of two containers runs" lamina wait pod/web --for=ready --timeout 5s
@@ -32,7 +32,7 @@ check "writes are possible" lamina exec web -c a -- sh -c 'echo a >/mark; rm /bi
 check "writes are private" lamina exec web -c b -- sh -c '! test -e /mark && test -e /bin/yes'
 check "nothing of it is mounted on the host" sh -c '! grep -E "overlay|erofs" /proc/mounts'
 
-pid=$(lamina exec web -c a -- sh -c 'echo $PPID' >/dev/null; pgrep -f 'sleep 1000' | head -n 1)
+pid=$(pgrep -f "sleep 1001")
 cgroup=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/$pid/cgroup)
 check "the memory limit is in cgroup v2" grep -qx 67108864 $cgroup/memory.max
 check "the cpu limit is in cgroup v2" grep -qx '25000 100000' $cgroup/cpu.max
