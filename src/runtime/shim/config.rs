@@ -1,0 +1,63 @@
+//! What a shim is told when it starts: everything that is the same for the whole life of its pod.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The socket's name in [`Config::run`].
+pub const SOCKET: &str = "shim.sock";
+
+/// Written to the standard input of `lamina shim` as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// The pod's uid.
+    pub pod: String,
+    /// `namespace/name`, shown in process lists.
+    pub title: String,
+    /// The boot that this is; a shim of another boot cannot be, but its files can.
+    pub boot: String,
+    /// The build id of the binary.
+    pub build: String,
+    /// `/run/lamina/pods/<uid>`: the socket and the shim's own log. It must exist.
+    pub run: PathBuf,
+    /// `<log-dir>`: administrators may have made it a link; nothing below it is followed through one.
+    pub log_dir: PathBuf,
+    /// `<namespace>_<name>_<uid>`: the pod's directory below it, made by the shim.
+    pub log_name: PathBuf,
+    /// The pod's cgroup, `/lamina-<instance>/pod<uid>`: below it the shim's own and its containers'.
+    pub cgroup: PathBuf,
+    /// The pod's network.
+    pub network: Network,
+    /// The pod's host name; `None` shares the host's.
+    pub hostname: Option<String>,
+    /// Share the host's System V IPC and message queues.
+    #[serde(default)]
+    pub host_ipc: bool,
+}
+
+/// Which network namespace the pod's containers are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// The host's.
+    Host,
+    /// One of its own, with nothing but the loopback interface.
+    Loopback,
+}
+
+impl Config {
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.run)
+    }
+
+    /// Where a container's logs lie.
+    pub fn container_logs(&self, container: &str) -> PathBuf {
+        self.log_dir.join(&self.log_name).join(container)
+    }
+}
+
+/// The socket of the shim whose directory is `run`.
+pub(crate) fn socket(run: &Path) -> PathBuf {
+    run.join(SOCKET)
+}
