@@ -15,6 +15,7 @@
 
 pub(super) mod config;
 mod connection;
+mod devices;
 mod error;
 mod exits;
 mod input;

@@ -56,7 +56,8 @@ impl Pod {
         let (cgroup, missing) =
             Cgroup::create(&self.place.hierarchies, &path, &request.limits).map_err(|e| failed(&e))?;
         let mut warnings: Vec<_> = missing.into_iter().map(|w| w.0).collect();
-        match self.launch(&request, fds, &cgroup, &mut warnings) {
+        let devices = if request.container.privileged { Ok(()) } else { restrict(&request, &cgroup) };
+        match devices.and_then(|()| self.launch(&request, fds, &cgroup, &mut warnings)) {
             Ok((number, child, streams)) => {
                 let container = Container {
                     name: request.name,
@@ -265,6 +266,11 @@ fn pipes(stdin: bool) -> Result<(Ends, Given), rustix::io::Errno> {
     let ((stdout_read, stdout), (stderr_read, stderr)) = (pipe()?, pipe()?);
     let ends = Ends { stdin: stdin_write, stdout: Some(stdout_read), stderr: Some(stderr_read) };
     Ok((ends, Given { stdin: stdin_read, stdout, stderr }))
+}
+
+/// Forbids the devices that are not the container's.
+fn restrict(request: &StartRequest, cgroup: &Cgroup) -> Result<(), Failure> {
+    cgroup.restrict_devices(&super::devices::rules(&request.container.oci)?).map_err(|e| failed(&e))
 }
 
 fn pid_space(spec: &oci_spec::runtime::Spec) -> PidSpace {
