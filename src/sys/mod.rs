@@ -7,3 +7,4 @@ pub mod cgroup;
 pub mod loopdev;
 pub mod mount;
 pub(crate) mod raw;
+pub mod writeback;
