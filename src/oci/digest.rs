@@ -77,6 +77,19 @@ impl Digest {
         Self { algorithm: Algorithm::Sha256, hex: to_hex(value).into() }
     }
 
+    /// The digest for a finished SHA-512 value.
+    pub fn from_sha512(value: &[u8; 64]) -> Self {
+        Self { algorithm: Algorithm::Sha512, hex: to_hex(value).into() }
+    }
+
+    /// The digest of `bytes` by `algorithm`, to compare with one that names it.
+    pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::sha256_of(bytes),
+            Algorithm::Sha512 => Self::from_sha512(&sha2::Sha512::digest(bytes).into()),
+        }
+    }
+
     /// The hash function.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
@@ -177,9 +190,12 @@ impl ChainId {
     /// The chainID of `stack`, lowest layer first; `None` for an empty stack.
     pub fn of(stack: &[DiffId]) -> Option<Self> {
         let (first, rest) = stack.split_first()?;
-        Some(rest.iter().fold(Self(first.0.clone()), |below, next| {
-            Self(Digest::sha256_of(format!("{} {}", below.0, next.0).as_bytes()))
-        }))
+        Some(rest.iter().fold(Self(first.0.clone()), |below, next| below.above(next)))
+    }
+
+    /// The chainID of this stack with one more layer on it.
+    pub fn above(&self, next: &DiffId) -> Self {
+        Self(Digest::sha256_of(format!("{} {}", self.0, next.0).as_bytes()))
     }
 }
 
