@@ -94,6 +94,8 @@ impl fmt::Debug for Inflate {
 }
 
 enum Decoder {
+    /// Known, and made with the first byte.
+    Unmade(Compression),
     /// Too few bytes seen to know.
     Sniffing {
         start: [u8; SNIFF],
@@ -128,8 +130,8 @@ impl Decoder {
     /// One step: bytes taken from `input`, bytes written to `out`.
     fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<(usize, usize), InflateError> {
         match self {
-            // `Inflate::fill` replaces it before it steps.
-            Self::Sniffing { .. } => Ok((0, 0)),
+            // `Inflate::fill` replaces them before it steps.
+            Self::Unmade(_) | Self::Sniffing { .. } => Ok((0, 0)),
             Self::Plain => {
                 let n = input.len().min(out.len());
                 if let (Some(to), Some(from)) = (out.get_mut(..n), input.get(..n)) {
@@ -181,15 +183,9 @@ fn width(n: u64) -> usize {
 
 impl Inflate {
     /// Expands at most `budget` bytes. With no `compression` given the first bytes decide.
-    ///
-    /// # Errors
-    /// If the decoder cannot be made (no memory).
-    pub fn new(compression: Option<Compression>, budget: u64) -> Result<Self, InflateError> {
-        let decoder = match compression {
-            Some(known) => Decoder::new(known)?,
-            None => Decoder::Sniffing { start: [0; SNIFF], have: 0 },
-        };
-        Ok(Self { decoder, left: budget, budget, chunk: Vec::new() })
+    pub fn new(compression: Option<Compression>, budget: u64) -> Self {
+        let decoder = compression.map_or(Decoder::Sniffing { start: [0; SNIFF], have: 0 }, Decoder::Unmade);
+        Self { decoder, left: budget, budget, chunk: Vec::new() }
     }
 
     /// Takes the next compressed bytes and hands expanded ones to `out`, in pieces of at most 256 KiB.
@@ -222,6 +218,9 @@ impl Inflate {
     /// If the stream is damaged or expands beyond the budget.
     pub fn fill(&mut self, input: &mut &[u8], out: &mut [u8]) -> Result<usize, InflateError> {
         let mut done = 0;
+        if let Decoder::Unmade(compression) = &self.decoder {
+            self.decoder = Decoder::new(*compression)?;
+        }
         if let Decoder::Sniffing { start, have } = &mut self.decoder {
             while *have < SNIFF
                 && let Some((first, rest)) = input.split_first()
@@ -287,10 +286,11 @@ impl Inflate {
         let cut = |format| Err(InflateError::Damaged { format, what: "it ends too early".to_owned() });
         match self.decoder {
             Decoder::Plain
+            | Decoder::Unmade(Compression::None)
             | Decoder::Sniffing { have: 0, .. }
             | Decoder::Gzip { member: None, members: 1.. }
             | Decoder::Zstd { open: false, .. } => Ok(()),
-            Decoder::Sniffing { .. } => cut("tar"),
+            Decoder::Unmade(_) | Decoder::Sniffing { .. } => cut("blob"),
             Decoder::Gzip { .. } => cut("gzip"),
             Decoder::Zstd { .. } => cut("zstd"),
         }
