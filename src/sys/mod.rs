@@ -3,7 +3,14 @@
 //! The only module that may hold `unsafe`; each site argues why it is sound.
 
 pub mod atomic;
+pub mod capability;
 pub mod cgroup;
+pub mod device;
 pub mod loopdev;
 pub mod mount;
+pub mod namespace;
+pub mod process;
 pub(crate) mod raw;
+pub mod seccomp;
+pub mod signal;
+pub mod writeback;
