@@ -47,11 +47,11 @@ fn the_age_of_a_cached_image_outlasts_a_restart() {
     let bed = Bed::new();
     let image = bed.image(&["a"]);
     let document = format!("images/{0}/{0}/image.json", image.top.file_name());
-    let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+    let long_ago = std::time::SystemTime::now() - Duration::from_hours(2);
     let bed = bed.reopen(|root| {
         std::fs::File::options().write(true).open(root.join(&document)).unwrap().set_modified(long_ago).unwrap();
     });
-    let hour = SweepOptions { image_age: Duration::from_secs(3600), ..SweepOptions::default() };
+    let hour = SweepOptions { image_age: Duration::from_hours(1), ..SweepOptions::default() };
     assert_eq!(bed.store.sweep(&hour).unwrap().images, [image.id()]);
 }
 
@@ -60,11 +60,11 @@ fn a_clock_that_was_set_back_keeps_a_cached_image_for_no_longer_than_its_age() {
     let bed = Bed::new();
     let image = bed.image(&["a"]);
     let document = format!("images/{0}/{0}/image.json", image.top.file_name());
-    let later = std::time::SystemTime::now() + Duration::from_secs(10 * 365 * 86400);
+    let later = std::time::SystemTime::now() + Duration::from_hours(87_600);
     let bed = bed.reopen(|root| {
         std::fs::File::options().write(true).open(root.join(&document)).unwrap().set_modified(later).unwrap();
     });
-    let hour = |seconds| SweepOptions { image_age: Duration::from_secs(3600), ..Bed::in_future(seconds) };
+    let hour = |seconds| SweepOptions { image_age: Duration::from_hours(1), ..Bed::in_future(seconds) };
     assert!(bed.store.sweep(&hour(0)).unwrap().is_empty());
     assert_eq!(bed.store.sweep(&hour(3601)).unwrap().images, [image.id()]);
 }
