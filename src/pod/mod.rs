@@ -1,1 +1,20 @@
-//! Placeholder.
+//! One pod: its worker observes, plans, applies and publishes, until nothing is wanted and nothing is left.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`desired`] | what is wanted |
+//! | [`state`] | what was accepted, and what is seen |
+//! | [`plan`] | what to do next: pure |
+//! | [`engine`] | the hands: a trait, real in `real`, simulated in tests |
+//! | `worker` | the loop |
+
+pub mod backoff;
+pub mod desired;
+pub mod engine;
+pub mod metrics;
+pub mod plan;
+mod seen;
+pub mod state;
+#[cfg(test)]
+mod tests;
+pub mod worker;

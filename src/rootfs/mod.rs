@@ -1,1 +1,232 @@
-//! Placeholder.
+//! An image's layers and a private upper directory as one mount *value*, which the pod's shim mounts.
+//!
+//! A layer is mounted once a node while anything uses it ([`Layers`]): the same file mounted twice would be two
+//! superblocks and two page caches. The mount is a file descriptor; shims get copies of it over their sockets and hand
+//! them back to a new agent, so the descriptor, the page cache and the single mount survive the agent's death.
+//!
+//! ```text
+//! layers/<key>/layer.erofs ──fsmount──▶ Layer (one a key, weak) ──for_shim──▶ descriptor in each shim ──▶ overlay
+//! ```
+
+mod attached;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::mount::MountAttrFlags;
+
+use crate::store::{LayerKey, Store};
+use crate::sys::loopdev::{self, LoopDevice};
+use crate::sys::mount::{self, Mount, Tier};
+
+/// Why a layer cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store does not have the layer, or found it damaged.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// The kernel refused a mount.
+    #[error(transparent)]
+    Mount(#[from] mount::Error),
+    /// No loop device could be had.
+    #[error(transparent)]
+    Loop(#[from] loopdev::Error),
+    /// A descriptor could not be copied.
+    #[error("cannot copy the descriptor of a layer mount")]
+    Copy {
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The thread that holds the mounts has ended.
+    #[error("the thread that holds layer mounts has ended")]
+    ThreadGone,
+}
+
+/// How EROFS files are mounted on this kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// Straight from the file (kernel 6.12 and later, on most file systems).
+    File,
+    /// Through a read-only loop device.
+    Loop,
+}
+
+/// One mounted layer. The mount goes when the last holder here and in every shim is gone.
+#[derive(Debug)]
+pub struct Layer {
+    key: LayerKey,
+    mount: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Detached(Mount),
+    Attached(attached::Attached),
+}
+
+impl Layer {
+    /// The layer's key.
+    pub const fn key(&self) -> &LayerKey {
+        &self.key
+    }
+
+    /// A descriptor to hand to a shim: of the same mount on new kernels, of a clone on older ones.
+    ///
+    /// # Errors
+    /// If the process is out of descriptors or the clone fails.
+    pub fn for_shim(&self) -> Result<OwnedFd, Error> {
+        match &self.mount {
+            Held::Detached(mount) => {
+                use std::os::fd::AsFd as _;
+                mount.as_fd().try_clone_to_owned().map_err(|source| Error::Copy { source })
+            }
+            Held::Attached(attached) => Ok(attached.clone_mount()?.into_fd()),
+        }
+    }
+}
+
+/// The mounted layers of one node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Layers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    tier: Tier,
+    attacher: Option<attached::Attacher>,
+    // Held while a layer is mounted (well under a millisecond), so that two callers never mount one layer twice.
+    mounted: Mutex<HashMap<LayerKey, Weak<Layer>>>,
+}
+
+impl Layers {
+    /// Finds out which tier the kernel has.
+    ///
+    /// # Errors
+    /// If the kernel can mount nothing at all.
+    pub fn new(store: Store) -> Result<Self, Error> {
+        let tier = Tier::probe()?;
+        let attacher = match tier {
+            Tier::Detached => None,
+            Tier::Attached => Some(attached::Attacher::start()?),
+        };
+        Ok(Self(Arc::new(Shared { store, tier, attacher, mounted: Mutex::default() })))
+    }
+
+    /// How overlays take these layers.
+    pub fn tier(&self) -> Tier {
+        self.0.tier
+    }
+
+    /// Mounts the layers `keys`, or finds them mounted. Blocks for about 0.1 ms a layer that is not mounted yet.
+    ///
+    /// # Errors
+    /// If a layer is not in the store, fails its seal, or cannot be mounted.
+    pub fn mount(&self, keys: &[LayerKey]) -> Result<Vec<Arc<Layer>>, Error> {
+        keys.iter().map(|key| self.one(key)).collect()
+    }
+
+    /// Takes over a mount that a shim kept through the agent's restart; one that is mounted already stays as it is.
+    ///
+    /// # Errors
+    /// If the mount cannot be attached where the kernel needs that.
+    pub fn adopt(&self, key: &LayerKey, fd: OwnedFd) -> Result<Arc<Layer>, Error> {
+        let mut mounted = self.0.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = mounted.get(key).and_then(Weak::upgrade) {
+            return Ok(layer);
+        }
+        let layer = self.hold(key, Mount::from_fd(fd))?;
+        mounted.insert(key.clone(), Arc::downgrade(&layer));
+        Ok(layer)
+    }
+
+    /// Forgets the mount of a layer that was replaced by a sound copy: new starts mount anew, old ones drain.
+    pub fn forget(&self, key: &LayerKey) {
+        self.0.mounted.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    fn one(&self, key: &LayerKey) -> Result<Arc<Layer>, Error> {
+        let mut mounted = self.0.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = mounted.get(key).and_then(Weak::upgrade) {
+            return Ok(layer);
+        }
+        let info = self.0.store.verify(key)?;
+        let layer = self.hold(key, source_mount(&info.dir.join(info.driver.file_name()))?)?;
+        mounted.retain(|_, layer| layer.strong_count() > 0);
+        mounted.insert(key.clone(), Arc::downgrade(&layer));
+        Ok(layer)
+    }
+
+    fn hold(&self, key: &LayerKey, mount: Mount) -> Result<Arc<Layer>, Error> {
+        let mount = match &self.0.attacher {
+            None => Held::Detached(mount),
+            Some(attacher) => Held::Attached(attacher.attach(mount)?),
+        };
+        Ok(Arc::new(Layer { key: key.clone(), mount }))
+    }
+}
+
+/// A detached read-only mount of a layer's content: an EROFS file, or the directory driver's tree.
+fn source_mount(content: &Path) -> Result<Mount, Error> {
+    if content.is_dir() {
+        let tree = Mount::clone_path(content, false)?;
+        tree.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)?;
+        return Ok(tree);
+    }
+    match Mount::erofs(content) {
+        Err(e) if needs_block_device(&e) => {
+            let device = LoopDevice::over(content)?;
+            Ok(Mount::erofs(device.path())?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// ENOTBLK: this kernel, or the file system the store lies on, mounts EROFS from block devices only.
+fn needs_block_device(error: &mount::Error) -> bool {
+    error.source.raw_os_error() == Some(libc::ENOTBLK)
+}
+
+/// What backs EROFS mounts here, tried with the sealed file `image`.
+///
+/// # Errors
+/// If the file cannot be mounted either way.
+pub fn probe_backing(image: &Path) -> Result<Backing, Error> {
+    match Mount::erofs(image) {
+        Ok(_) => Ok(Backing::File),
+        Err(e) if needs_block_device(&e) => {
+            let device = LoopDevice::over(image)?;
+            Mount::erofs(device.path())?;
+            Ok(Backing::Loop)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The two directories that an overlay needs for one attempt of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writable {
+    /// What the container writes.
+    pub upper: PathBuf,
+    /// The kernel's scratch space, on the same file system.
+    pub work: PathBuf,
+}
+
+impl Writable {
+    /// Makes both directories, 0755 and 0700, below `attempt` (which is not readable by others).
+    ///
+    /// # Errors
+    /// If a directory cannot be made.
+    pub fn create(attempt: &Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let (upper, work) = (attempt.join("upper"), attempt.join("work"));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(attempt)?;
+        std::fs::DirBuilder::new().mode(0o755).create(&upper)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&work)?;
+        Ok(Self { upper, work })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! What carries out steps for one pod: the real machine, or a simulated one in tests.
+
+use std::future::Future;
+
+use super::desired::Desired;
+use super::plan::Step;
+use super::state::{Exit, Observed, Retry};
+
+/// The hands of one pod's worker. One at a time per pod; every method may be cut off by a crash at any point.
+pub trait Engine: Send {
+    /// The full look: disk, shim, cgroups.
+    ///
+    /// # Errors
+    /// If it cannot be told what is there.
+    fn look(&mut self) -> impl Future<Output = Result<Observed, StepError>> + Send;
+
+    /// Does one step and enters into `seen` what came of it. Doing a step again that was done already is fine.
+    ///
+    /// # Errors
+    /// If it could not be done; `seen` is then as far as it got.
+    fn apply(
+        &mut self,
+        step: &Step,
+        desired: Option<&Desired>,
+        seen: &mut Observed,
+    ) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Waits for the next thing that happens by itself. Cancel-safe: nothing is lost when the future is dropped.
+    fn pushed(&mut self) -> impl Future<Output = Push> + Send;
+}
+
+/// Something that happened by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Push {
+    /// A container ended.
+    Exited {
+        /// Which container.
+        container: String,
+        /// Which attempt of it.
+        attempt: u32,
+        /// How.
+        exit: Exit,
+    },
+    /// A fetch came to its end.
+    Fetched {
+        /// For which container.
+        container: String,
+        /// For which generation of it.
+        generation: u32,
+        /// For which attempt.
+        attempt: u32,
+        /// Whether the image is here.
+        result: Result<(), StepError>,
+    },
+    /// The shim is gone or does not answer.
+    ShimLost,
+    /// Nothing in particular: take the full look.
+    Look,
+}
+
+/// Why a step could not be done.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct StepError {
+    /// Whether and when to try again.
+    pub retry: Retry,
+    /// A word, as Kubernetes has them.
+    pub reason: &'static str,
+    /// For a person, with the chain of causes.
+    pub message: String,
+}
+
+impl StepError {
+    /// A step that may work later, with the chain of causes of `error`.
+    pub fn backoff(reason: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { retry: Retry::Backoff, reason, message: chain(error) }
+    }
+
+    /// A step that works once what it depends on has changed.
+    pub fn on_change(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { retry: Retry::OnChange, reason, message: message.into() }
+    }
+}
+
+/// An error and all its causes in a line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,305 @@
+//! A node under a temporary directory: the agent as a process, and the command line against it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use super::image::{Config, Layer, Layout};
+use super::{leftovers, registry, wait};
+
+/// The binary under test, built by cargo for this test.
+pub const LAMINA: &str = env!("CARGO_BIN_EXE_lamina");
+
+/// A running agent with everything it owns below one temporary directory.
+#[derive(Debug)]
+pub struct Node {
+    dir: Option<tempfile::TempDir>,
+    binary: PathBuf,
+    agent: Option<Child>,
+    metrics: u16,
+    flags: Vec<String>,
+    starts: u32,
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    /// The exit status.
+    pub status: i32,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Node {
+    /// Starts an agent and waits until it is ready.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Node::start`], with more flags for the agent.
+    pub fn start_with(flags: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("lamina-e2e-").tempdir().unwrap();
+        for sub in ["root", "run", "log", "manifests"] {
+            fs::create_dir(dir.path().join(sub)).unwrap();
+        }
+        let mut node = Self {
+            dir: Some(dir),
+            binary: LAMINA.into(),
+            agent: None,
+            metrics: registry::free_port(),
+            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+            starts: 0,
+        };
+        node.start_agent();
+        node
+    }
+
+    /// The temporary directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_ref().unwrap().path()
+    }
+
+    /// A path below the temporary directory.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir().join(below)
+    }
+
+    /// Starts the agent (again) and waits until it is ready.
+    pub fn start_agent(&mut self) {
+        assert!(self.agent.is_none(), "the agent runs");
+        self.starts += 1;
+        let log = File::create(self.path(&format!("agent-{}.log", self.starts))).unwrap();
+        let mut command = Command::new(&self.binary);
+        command.arg("agent");
+        for (flag, sub) in [("--root", "root"), ("--run", "run"), ("--log-dir", "log"), ("--manifests", "manifests")] {
+            command.arg(flag).arg(self.path(sub));
+        }
+        command.args(["--metrics", &format!("127.0.0.1:{}", self.metrics), "--node-name", "test-node"]);
+        command.args(["--log-level", "debug"]).args(&self.flags);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.agent = Some(command.spawn().unwrap());
+        wait("the agent is ready", || {
+            if let Some(status) = self.agent.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the agent ended with {status}:\n{}", self.agent_log());
+            }
+            self.http("/readyz").filter(|(status, _)| *status == 200)
+        });
+    }
+
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
+    /// Kills the agent with SIGKILL; its pods must not notice.
+    pub fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    /// Ends the agent with SIGTERM; its pods must not notice.
+    pub fn stop_agent(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        let status = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        let status = wait("the agent ends", || agent.try_wait().unwrap());
+        assert!(status.success(), "the agent ended with {status}:\n{}", self.agent_log());
+    }
+
+    /// From the next start on the agent is another build: the same program with other bytes at its end.
+    pub fn upgrade(&mut self) {
+        let upgraded = self.path(&format!("lamina-{}", self.starts));
+        let mut bytes = fs::read(&self.binary).unwrap();
+        bytes.extend_from_slice(b"another build");
+        fs::write(&upgraded, bytes).unwrap();
+        fs::set_permissions(&upgraded, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        self.binary = upgraded;
+    }
+
+    /// What the agent logged since its last start.
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.path(&format!("agent-{}.log", self.starts))).unwrap_or_default()
+    }
+
+    /// Runs `lamina ARGS` against this node.
+    pub fn lamina<S: AsRef<OsStr>>(&self, args: &[S]) -> Said {
+        self.command(args).output().unwrap().into()
+    }
+
+    /// The command line `lamina ARGS` against this node, not yet started.
+    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env("LAMINA_RUN", self.path("run")).env("NO_COLOR", "1").stdin(Stdio::null()).args(args);
+        command
+    }
+
+    /// Runs `lamina ARGS`, which must succeed, and gives its standard output.
+    pub fn ok<S: AsRef<OsStr> + std::fmt::Debug>(&self, args: &[S]) -> String {
+        let said = self.lamina(args);
+        assert_eq!(said.status, 0, "lamina {args:?}: {}{}\n{}", said.out, said.err, self.agent_log());
+        said.out
+    }
+
+    /// Runs `lamina ARGS -o json`, which must succeed.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.extend(["-o", "json"]);
+        let text = self.ok(&all);
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
+    }
+
+    /// Writes a manifest into the watched directory.
+    pub fn manifest(&self, name: &str, yaml: &str) {
+        let tmp = self.path(&format!(".{name}"));
+        fs::write(&tmp, yaml).unwrap();
+        fs::rename(tmp, self.path("manifests").join(name)).unwrap();
+    }
+
+    /// Takes a manifest out of the watched directory.
+    pub fn remove_manifest(&self, name: &str) {
+        fs::remove_file(self.path("manifests").join(name)).unwrap();
+    }
+
+    /// A pod as `lamina get` gives it, if it is there.
+    pub fn pod(&self, name: &str) -> Option<Value> {
+        let said = self.lamina(&["get", "pods", name, "-o", "json"]);
+        (said.status == 0).then(|| serde_json::from_str(&said.out).unwrap())
+    }
+
+    /// Waits until a pod satisfies `is`.
+    pub fn until(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let mut last = None;
+        let deadline = std::time::Instant::now() + super::PATIENCE;
+        while std::time::Instant::now() < deadline {
+            last = self.pod(name);
+            if let Some(pod) = &last
+                && is(pod)
+            {
+                return last.unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        panic!("pod {name} is not {what}: {}\n{}", last.unwrap_or_default(), self.agent_log());
+    }
+
+    /// Waits until every container of a pod runs.
+    pub fn running(&self, name: &str) -> Value {
+        self.until(name, "running", |pod| {
+            let containers = pod["spec"]["containers"].as_array().unwrap().len();
+            let statuses = pod["status"]["containerStatuses"].as_array();
+            statuses.is_some_and(|s| s.len() == containers && s.iter().all(|c| c["state"]["running"].is_object()))
+        })
+    }
+
+    /// Waits until a pod is gone.
+    pub fn gone(&self, name: &str) {
+        wait(&format!("pod {name} is gone"), || self.pod(name).is_none().then_some(()));
+    }
+
+    /// The host process id of a container's first process.
+    pub fn pid(&self, pod: &str, container: &str) -> u32 {
+        let uid = self.pod(pod).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+        *leftovers::pids(&uid, container).first().unwrap_or_else(|| panic!("{pod}/{container} has no process"))
+    }
+
+    /// Layers in the store, by key.
+    pub fn layers(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.path("root/layers"))
+            .map(|dir| dir.flatten().map(|e| e.file_name().into_string().unwrap()).collect())
+            .unwrap_or_default();
+        names.sort();
+        names
+    }
+
+    /// A layout below the node's directory with the image `busybox`; gives the layout and the image's name.
+    pub fn busybox(&self) -> (Layout, String) {
+        let mut layout = Layout::create(&self.path("images"));
+        let name = layout.add("busybox", &[Layer::busybox()], Config::default());
+        (layout, name)
+    }
+
+    /// Asks the metrics listener; `None` while nothing answers.
+    pub fn http(&self, path: &str) -> Option<(u16, String)> {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.metrics)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// The port of the metrics listener.
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics
+    }
+
+    fn instance(&self) -> Option<String> {
+        let format = fs::read_to_string(self.path("root/format.json")).ok()?;
+        let format: Value = serde_json::from_str(&format).ok()?;
+        Some(format["instance"].as_str()?.to_owned())
+    }
+
+    /// Removes everything that is desired, waits until it has stopped, ends the agent, and checks that nothing is
+    /// left over (I3). Called at the end of every test that passed.
+    pub fn finish(mut self) {
+        for entry in fs::read_dir(self.path("manifests")).unwrap().flatten() {
+            fs::remove_file(entry.path()).unwrap();
+        }
+        if self.agent.is_none() {
+            self.start_agent();
+        }
+        let pods = self.json(&["get", "pods", "-A"]);
+        for pod in pods["items"].as_array().unwrap() {
+            // Pods of controllers and of the directory refuse, and go by themselves.
+            let (name, namespace) = (&pod["metadata"]["name"], &pod["metadata"]["namespace"]);
+            let name = format!("pod/{}", name.as_str().unwrap());
+            self.lamina(&["delete", &name, "-n", namespace.as_str().unwrap()]);
+        }
+        wait("all pods are gone", || {
+            let pods = self.json(&["get", "pods", "-A"]);
+            pods["items"].as_array().unwrap().is_empty().then_some(())
+        });
+        let instance = self.instance();
+        for left in ["staging", "trash"] {
+            wait(&format!("{left} is empty"), || {
+                fs::read_dir(self.path("root").join(left)).unwrap().next().is_none().then_some(())
+            });
+        }
+        self.stop_agent();
+        let dir = self.dir().to_owned();
+        wait("nothing is left over", || leftovers::of(&dir, instance.as_deref()).is_empty().then_some(()));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Only a test that failed comes here with an agent: end what it started, in the order that leaves least.
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        let dir = self.dir().to_owned();
+        for left in leftovers::of(&dir, None) {
+            if let Some(pid) = left.strip_prefix("process ").and_then(|l| l.split(':').next()) {
+                let _ = Command::new("kill").args(["-9", pid]).status();
+            }
+        }
+    }
+}
