@@ -2,7 +2,7 @@
 //!
 //! What the OCI spec cannot say (a user by name, volumes held by descriptor) stands beside it in types of ours.
 
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 /// Who a process runs as, as far as it is known before the image's `/etc/passwd` is read.
@@ -38,6 +38,14 @@ pub struct ContainerSpec {
     /// Who it runs as.
     #[serde(default)]
     pub user: UserRequest,
+    /// Whether it gets all devices of the host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
+}
+
+/// Whether the spec gives the container a namespace of this kind of its own.
+pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()).any(|n| n.typ() == kind)
 }
 
 /// A further process in a container (`exec`).
