@@ -88,7 +88,8 @@ async fn containers_of_one_pod_share_its_namespaces_and_not_their_files() {
 #[tokio::test]
 async fn a_disk_node_can_be_made_and_not_opened() {
     let mut pod = Pod::new().await;
-    let exit = pod.run(pod.sh("a", 0, "mknod /tmp/disk b 8 0 && ! head -c1 /tmp/disk && head -c1 /dev/zero | wc -c")).await;
+    let exit =
+        pod.run(pod.sh("a", 0, "mknod /tmp/disk b 8 0 && ! head -c1 /tmp/disk && head -c1 /dev/zero | wc -c")).await;
     let log = pod.log("a", 0);
     assert_eq!(exit.code, 0, "{log}");
     assert!(log.contains("not permitted") || log.contains("denied"), "{log}");

@@ -76,7 +76,8 @@ impl Pod {
             fs::create_dir_all(layer.join(dir)).unwrap();
         }
         fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("the package busybox-static");
-        let names = ["sh", "cat", "echo", "env", "false", "head", "hostname", "id", "ip", "kill", "ls", "mkfifo", "mknod"];
+        let names =
+            ["sh", "cat", "echo", "env", "false", "head", "hostname", "id", "ip", "kill", "ls", "mkfifo", "mknod"];
         let more = ["ps", "seq", "sleep", "stty", "tail", "touch", "true", "tty", "yes", "dd", "od", "printf", "wc"];
         for name in names.iter().chain(&more) {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(name)).unwrap();
@@ -118,7 +119,13 @@ impl Pod {
                 {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777"]},
                 {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}
             ],
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]}
+            "linux": {"resources": {"devices": [
+                {"allow": true, "type": "c", "access": "m"}, {"allow": true, "type": "b", "access": "m"},
+                {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
+                {"allow": true, "type": "c", "major": 1, "minor": 5, "access": "rwm"},
+                {"allow": true, "type": "c", "major": 5, "access": "rwm"},
+                {"allow": true, "type": "c", "major": 136, "access": "rwm"}
+            ]}, "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]}
         });
         let container: ContainerSpec = serde_json::from_value(json!({ "oci": oci })).unwrap();
         let request = StartRequest {

@@ -190,10 +190,7 @@ async fn an_exec_can_be_signalled_and_ends_with_its_container() {
     assert_eq!(pod.exec_exit(first.id).await.signal, Some(15));
     pod.client.signal(target("a", 0), 9, false).await.unwrap();
     // Either may be reaped first.
-    until("both to end", || {
-        !std::path::Path::new(&format!("/proc/{}", second.pid)).exists()
-    })
-    .await;
+    until("both to end", || !std::path::Path::new(&format!("/proc/{}", second.pid)).exists()).await;
     let late = pod.client.exec(exec("a", 0, &["/bin/true"], Stdio::default()), vec![]).await;
     assert!(late.is_err());
     pod.end().await;
@@ -223,7 +220,8 @@ async fn a_flood_is_rotated_and_costs_the_shim_no_memory() {
     let shim = pod.client.hello().pid;
     let before = memory(shim);
     // 100 MB in lines, then one line of 20 MB.
-    let script = "yes 0123456789012345678901234567890123456789 | head -c 100000000; head -c 20000000 /dev/zero; echo; echo end";
+    let script =
+        "yes 0123456789012345678901234567890123456789 | head -c 100000000; head -c 20000000 /dev/zero; echo; echo end";
     assert_eq!(pod.run(pod.sh("a", 0, script)).await.code, 0);
     let sizes: Vec<u64> = std::fs::read_dir(pod.config.container_logs("a"))
         .unwrap()

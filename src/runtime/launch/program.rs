@@ -12,12 +12,9 @@ use super::report::Reporter;
 use super::terminal::Streams;
 use super::user::{self, Resolved};
 use super::{Error, Stage, filter};
-use crate::runtime::spec::UserRequest;
+use crate::runtime::spec::{DEFAULT_PATH, UserRequest};
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::process;
-
-/// Where programs are looked for when the environment does not say: what containerd sets.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The file mode mask that a program begins with.
 const UMASK: u32 = 0o022;

@@ -15,7 +15,6 @@
 
 pub(super) mod config;
 mod connection;
-mod devices;
 mod error;
 mod exits;
 mod input;
