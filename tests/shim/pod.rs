@@ -12,29 +12,46 @@ use lamina::runtime::protocol::{
 };
 use lamina::runtime::shim::{Config, Network};
 use lamina::runtime::spec::{ContainerSpec, ProcessSpec};
-use lamina::sys::cgroup::Limits;
+use lamina::sys::cgroup::{Cgroup, Hierarchies, Limits};
 use lamina::sys::mount::{Mount, Tier};
 use serde_json::json;
 use tempfile::TempDir;
 
 /// A test waits this long only when it fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A pod whose shim runs.
-pub struct Pod {
-    pub dir: TempDir,
-    pub config: Config,
-    pub client: Client,
-    pub events: Events,
+pub(crate) struct Pod {
+    pub(crate) dir: TempDir,
+    pub(crate) config: Config,
+    pub(crate) client: Client,
+    pub(crate) events: Events,
+    _guard: Guard,
+}
+
+/// Ends the pod of a test that failed, so that it does not live on.
+struct Guard(PathBuf);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let group = Cgroup::open(&Hierarchies::probe().unwrap(), self.0.to_str().unwrap());
+            let _ = group.kill();
+            while group.pids().is_ok_and(|pids| !pids.is_empty()) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let _ = group.remove_with_parents();
+        }
+    }
 }
 
 /// A start that can still be changed.
-pub struct Start {
-    pub request: StartRequest,
-    pub attached: Vec<OwnedFd>,
+pub(crate) struct Start {
+    pub(crate) request: StartRequest,
+    pub(crate) attached: Vec<OwnedFd>,
 }
 
-pub fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_lamina"))
 }
 
@@ -60,11 +77,12 @@ fn config(dir: &Path) -> Config {
 
 impl Pod {
     /// A shim that keeps the one layer that every test's containers are made of.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("lamina-shim-").tempdir().unwrap();
         let config = config(dir.path());
         let (client, events) = Client::spawn(binary(), &config).await.unwrap();
-        let pod = Self { dir, config, client, events };
+        let _guard = Guard(config.cgroup.clone());
+        let pod = Self { dir, config, client, events, _guard };
         pod.client.keep(vec![("layer".into(), pod.layer())]).await.unwrap();
         pod
     }
@@ -88,17 +106,17 @@ impl Pod {
     }
 
     /// The host's view of an attempt's state directory.
-    pub fn state(&self, name: &str, attempt: u32) -> PathBuf {
+    pub(crate) fn state(&self, name: &str, attempt: u32) -> PathBuf {
         self.dir.path().join("containers").join(name).join(attempt.to_string())
     }
 
     /// A container that runs a shell script.
-    pub fn sh(&self, name: &str, attempt: u32, script: &str) -> Start {
+    pub(crate) fn sh(&self, name: &str, attempt: u32, script: &str) -> Start {
         self.command(name, attempt, &["/bin/sh", "-c", script])
     }
 
     /// A container that runs a command.
-    pub fn command(&self, name: &str, attempt: u32, args: &[&str]) -> Start {
+    pub(crate) fn command(&self, name: &str, attempt: u32, args: &[&str]) -> Start {
         let state = self.state(name, attempt);
         for dir in ["upper", "work"] {
             fs::create_dir_all(state.join(dir)).unwrap();
@@ -150,19 +168,19 @@ impl Pod {
     }
 
     /// Starts it.
-    pub async fn start(&self, start: Start) -> ContainerStatus {
+    pub(crate) async fn start(&self, start: Start) -> ContainerStatus {
         self.client.start(start.request, start.attached).await.unwrap()
     }
 
     /// Starts it and waits for its end.
-    pub async fn run(&mut self, start: Start) -> Exit {
+    pub(crate) async fn run(&mut self, start: Start) -> Exit {
         let (name, attempt) = (start.request.name.clone(), start.request.attempt);
         self.start(start).await;
         self.exit(&name, attempt).await
     }
 
     /// Waits for the end of an attempt; other events are dropped.
-    pub async fn exit(&mut self, name: &str, attempt: u32) -> Exit {
+    pub(crate) async fn exit(&mut self, name: &str, attempt: u32) -> Exit {
         loop {
             match self.event().await {
                 Event::Exited { name: n, attempt: a, exit } if n == name && a == attempt => return exit,
@@ -172,7 +190,7 @@ impl Pod {
     }
 
     /// Waits for the end of an exec.
-    pub async fn exec_exit(&mut self, exec: u64) -> Exit {
+    pub(crate) async fn exec_exit(&mut self, exec: u64) -> Exit {
         loop {
             match self.event().await {
                 Event::ExecExited { id, exit } if id == exec => return exit,
@@ -186,7 +204,7 @@ impl Pod {
     }
 
     /// The text of a container's log, without times, streams and tags; parts of lines joined.
-    pub fn log(&self, name: &str, attempt: u32) -> String {
+    pub(crate) fn log(&self, name: &str, attempt: u32) -> String {
         let mut text = Vec::new();
         let container = self.config.container_logs(name);
         lamina::runtime::logs::read(&container, attempt, &lamina::runtime::logs::Query::default(), &mut |line| {
@@ -198,18 +216,18 @@ impl Pod {
     }
 
     /// Waits until the log says something.
-    pub async fn says(&self, name: &str, attempt: u32, what: &str) {
+    pub(crate) async fn says(&self, name: &str, attempt: u32, what: &str) {
         until(what, || self.log(name, attempt).contains(what)).await;
     }
 
     /// Ends the pod as an agent would, and looks.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         self.client.shutdown().await.unwrap();
         self.nothing_is_left().await;
     }
 
     /// Ends what a lost shim left behind, and looks.
-    pub async fn end_lost(self) {
+    pub(crate) async fn end_lost(self) {
         let (run, cgroup) = (self.config.run.clone(), self.config.cgroup.clone());
         lamina::runtime::client::kill_lost_pod(run, cgroup).await.unwrap();
         self.nothing_is_left().await;
@@ -246,25 +264,25 @@ const CAPABILITIES: [&str; 14] = [
 ];
 
 impl Start {
-    pub fn tty(mut self, columns: u16, rows: u16) -> Self {
+    pub(crate) fn tty(mut self, columns: u16, rows: u16) -> Self {
         self.request.container.oci.process_mut().as_mut().unwrap().set_terminal(Some(true));
         self.request.size = Some((columns, rows));
         self
     }
 
-    pub fn stdin(mut self, once: bool) -> Self {
+    pub(crate) fn stdin(mut self, once: bool) -> Self {
         self.request.stdin = true;
         self.request.stdin_once = once;
         self
     }
 
-    pub fn attach(mut self, attach: Attach, fds: Vec<OwnedFd>) -> Self {
+    pub(crate) fn attach(mut self, attach: Attach, fds: Vec<OwnedFd>) -> Self {
         self.request.attach = attach;
         self.attached = fds;
         self
     }
 
-    pub fn memory(mut self, bytes: u64) -> Self {
+    pub(crate) fn memory(mut self, bytes: u64) -> Self {
         self.request.limits.memory_max = Some(bytes);
         self.request.limits.swap_max = Some(0);
         self
@@ -272,7 +290,7 @@ impl Start {
 }
 
 /// A process for a container.
-pub fn exec(name: &str, attempt: u32, args: &[&str], stdio: Stdio) -> ExecRequest {
+pub(crate) fn exec(name: &str, attempt: u32, args: &[&str], stdio: Stdio) -> ExecRequest {
     let process = json!({
         "args": args, "cwd": "/", "env": ["PATH=/bin", "TERM=xterm"], "user": {"uid": 0, "gid": 0},
         "noNewPrivileges": true,
@@ -282,12 +300,12 @@ pub fn exec(name: &str, attempt: u32, args: &[&str], stdio: Stdio) -> ExecReques
     ExecRequest { name: name.into(), attempt, process, size: None, stdio }
 }
 
-pub fn target(name: &str, attempt: u32) -> Target {
+pub(crate) fn target(name: &str, attempt: u32) -> Target {
     Target::container(name, attempt)
 }
 
 /// Waits for a condition.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
@@ -296,7 +314,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// The processes in the pod's cgroup, or with its name in their arguments.
-pub fn processes(pod: &str) -> Vec<String> {
+pub(crate) fn processes(pod: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
