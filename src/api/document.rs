@@ -12,6 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::ids::DEFAULT_NAMESPACE;
 use super::problem::Problem;
 
+mod read;
+
+pub use read::parse;
+#[cfg(test)]
+mod tests;
+
 /// The kinds of which Lamina does something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
@@ -191,11 +197,4 @@ pub struct Parsed {
     pub documents: Vec<Document>,
     /// Everything that is wrong.
     pub problems: Vec<Problem>,
-}
-
-/// Reads a manifest; `file` is what problems call it. One bad document does not hurt the others, unless the text itself
-/// breaks off: then nothing is returned but the problem, since what comes before may be half of what was meant.
-pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
-    let _ = bytes;
-    Parsed { documents: Vec::new(), problems: vec![Problem::file(file, "cannot be read yet")] }
 }

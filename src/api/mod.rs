@@ -10,12 +10,17 @@
 pub mod canonical;
 pub mod change;
 pub mod condition;
+mod decode;
 pub mod document;
 pub mod duration;
+pub mod env;
 pub mod event;
+pub mod fields;
 pub mod ids;
 pub mod problem;
 pub mod quantity;
+pub mod text;
+mod validate;
 pub mod view;
 pub mod workload;
 

@@ -12,3 +12,4 @@ pub mod namespace;
 pub mod process;
 pub(crate) mod raw;
 pub mod seccomp;
+pub mod signal;

@@ -4,7 +4,7 @@
 //!  agent                                shim
 //!    │── Hello{versions, build, boot} ──▶│     the smaller of the two newest versions is spoken;
 //!    │◀── Hello{versions, build, boot} ──│     no common version: the socket is closed
-//!    │── Request{id, …} + fds ──────────▶│     any number under way; answered in order
+//!    │── Request{id, …} + fds ──────────▶│     any number under way
 //!    │◀── Reply{id, …} + fds ────────────│
 //!    │◀── Event{Exited, …} ──────────────│     whenever it happens, to every client
 //! ```
@@ -340,6 +340,9 @@ pub struct ContainerStatus {
 pub struct Failure {
     /// What kind of failure it is, for code.
     pub kind: FailureKind,
+    /// The one word that a container's status shows as its reason, where the failure has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What was attempted and why it failed, for people: the whole chain of causes.
     pub message: String,
 }
@@ -362,6 +365,13 @@ pub enum FailureKind {
     CommandNotExecutable,
     /// Anything else that this machine, or the image, stands in the way of: exit status 125 or 128.
     Failed,
+}
+
+impl Failure {
+    /// A failure without a reason of its own.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, reason: None, message: message.into() }
+    }
 }
 
 impl FailureKind {

@@ -112,7 +112,7 @@ fn disk(work: &Path, lamina: &Path, script: &Path) -> Result<PathBuf> {
         cp "$script" "$root/script"
     "#;
     shell(prepare, &[image_root.as_os_str(), root.as_os_str(), lamina.as_os_str(), script.as_os_str()])?;
-    images::single(&layout, "busybox:1", &image_root, r#"["/bin/sh"]"#)?;
+    images::single(&layout, "busybox", &image_root, r#"["/bin/sh"]"#)?;
     let init = format!(
         "#!/bin/sh\nexport PATH=/bin\nmount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev\n\
          mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp\n\

@@ -1,0 +1,1 @@
+//! Logs: what a container may do to them, and what a reader must see.
