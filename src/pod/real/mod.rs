@@ -38,6 +38,7 @@ mod sandbox;
 mod spec;
 
 pub(crate) use disk::read_record;
+pub use fetch::uid_of_owner;
 pub use machine::{Handle, Machine, Parts, PendingAttach};
 
 /// Containers of a pod, by name.
