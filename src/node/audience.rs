@@ -144,8 +144,7 @@ impl Listener {
     }
 
     fn tell(&self, seen: &Observed, container: Option<&str>, reason: Reason, message: impl Into<String>) {
-        let object =
-            ObjectKey { kind: Kind::Pod, namespace: self.key.namespace.clone(), name: self.key.name.clone() };
+        let object = ObjectKey { kind: Kind::Pod, namespace: self.key.namespace.clone(), name: self.key.name.clone() };
         let mut event = Event::new(object, reason, message, Timestamp::now());
         event.uid = seen.record.as_ref().map(|r| r.uid.to_string());
         event.container = container.map(str::to_owned);
@@ -285,14 +284,14 @@ fn observed(
     seen: &Observed,
 ) -> workload::Observed {
     let conditions = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let ready = conditions.filter(|c| c.type_ == "Ready" && c.status == "True");
+    let mut ready = conditions.filter(|c| c.type_ == "Ready" && c.status == "True");
     let attempts = seen.containers.values().filter_map(|c| c.attempt.as_ref());
     let finished = attempts.clone().filter_map(|a| a.exit.as_ref()).map(|e| e.finished_at).max();
     workload::Observed {
         ordinal: owner.ordinal,
         pod: record.pod.clone(),
         phase,
-        ready_since: ready.filter_map(|c| c.last_transition_time.as_ref().map(|t| t.0)).next(),
+        ready_since: ready.find_map(|c| c.last_transition_time.as_ref().map(|t| t.0)),
         created: record.created,
         finished: finished.filter(|_| matches!(phase, Phase::Succeeded | Phase::Failed)),
         restarts: attempts.map(|a| a.number).sum(),

@@ -194,7 +194,9 @@ impl Collector {
             let message = if left == 0 {
                 format!("the disk was over its high mark; {} bytes were freed", swept.freed_bytes)
             } else {
-                format!("the disk is over its high mark; {left} bytes more should be free, and all that is left is in use")
+                format!(
+                    "the disk is over its high mark; {left} bytes more should be free, and all that is left is in use"
+                )
             };
             self.tell(Reason::DiskPressure, message);
         }

@@ -22,10 +22,10 @@ use crate::image::Images;
 use crate::metrics::Registry;
 use crate::pod::real::Machine;
 use crate::rootfs::Layers;
+use crate::source::DesiredSet;
 use crate::source::desired::Desired;
 use crate::source::directory::{Directory, Options};
 use crate::source::merge::Merge;
-use crate::source::DesiredSet;
 use crate::store::{Store, SweepOptions, Swept};
 
 mod audience;

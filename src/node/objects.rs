@@ -27,12 +27,11 @@ impl Node {
             return Err(Error::Invalid { problems: parsed.problems.iter().map(ToString::to_string).collect() });
         }
         let (desired, set) = (self.inner.desired.clone(), name.to_owned());
-        let objects = tokio::task::spawn_blocking(move || {
-            desired.apply(&parsed.documents, &set, options.prune, options.dry_run)
-        })
-        .await
-        .map_err(Error::failed("apply"))?
-        .map_err(Error::failed("apply"))?;
+        let objects =
+            tokio::task::spawn_blocking(move || desired.apply(&parsed.documents, &set, options.prune, options.dry_run))
+                .await
+                .map_err(Error::failed("apply"))?
+                .map_err(Error::failed("apply"))?;
         Ok(ApplyReport { objects })
     }
 
@@ -91,9 +90,11 @@ impl Node {
         let views = self.inner.board.subscribe().borrow().clone();
         let of = |view: &Arc<crate::api::PodView>| {
             let key = view.key();
-            let owned = view.lamina.owner.as_ref().is_some_and(|owner| {
-                crate::api::workload::owner_key(owner, &key.namespace) == *target
-            });
+            let owned = view
+                .lamina
+                .owner
+                .as_ref()
+                .is_some_and(|owner| crate::api::workload::owner_key(owner, &key.namespace) == *target);
             let itself = target.kind == Kind::Pod && key.namespace == target.namespace && key.name == target.name;
             (owned || itself).then_some(key)
         };
@@ -126,8 +127,12 @@ pub(super) async fn watch(mut sets: watch::Receiver<Arc<DesiredSet>>, events: Ev
             now.insert((object, reason.as_str(), problem.to_string()));
         }
         for shadowed in &set.shadowed {
-            let message =
-                format!("{} in {} does not count: {} has it", shadowed.key, shadowed.loser.display(), shadowed.winner.display());
+            let message = format!(
+                "{} in {} does not count: {} has it",
+                shadowed.key,
+                shadowed.loser.display(),
+                shadowed.winner.display()
+            );
             now.insert((shadowed.key.clone(), Reason::Shadowed.as_str(), message));
         }
         for (object, reason, message) in now.difference(&known) {

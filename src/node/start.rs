@@ -1,6 +1,7 @@
 //! From settings to a node that runs: everything is opened in the order in which it depends on each other.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -24,6 +25,8 @@ use crate::sys::cgroup::Hierarchies;
 
 /// Which boot the files under `--run` are of.
 const BOOT: &str = "boot";
+/// How much of a binary's digest names its build: enough that no two builds of a node share it.
+const BUILD_ID_BYTES: usize = 16;
 /// The kernel's id of this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -36,7 +39,10 @@ pub(super) fn open_store(settings: &Settings) -> Result<Store, Error> {
     };
     let options = store::Options { driver, ..store::Options::new(&settings.root) };
     Store::open(&options).map_err(|error| match error {
-        store::Error::Locked { holder, .. } => Error::Locked { root: settings.root.clone(), holder },
+        store::Error::Locked { holder, .. } => Error::Locked {
+            root: settings.root.clone(),
+            holder: holder.map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}")),
+        },
         error => Error::failed(format!("open the store at {}", settings.root.display()))(error),
     })
 }
@@ -57,9 +63,10 @@ pub(super) fn machine(
     forget_other_boots(&settings.run, &live, &boot)?;
     make_dir(&live, 0o700)?;
     make_dir(&settings.log_dir, 0o755)?;
-    let config = RegistryConfig::load(&settings.registry_config).map_err(Error::failed("read the registries' settings"))?;
-    let images = Images::new(store.clone(), config, registry, settings.pull_parallel)
-        .map_err(Error::failed("set up pulls"))?;
+    let config =
+        RegistryConfig::load(&settings.registry_config).map_err(Error::failed("read the registries' settings"))?;
+    let images =
+        Images::new(store.clone(), config, registry, settings.pull_parallel).map_err(Error::failed("set up pulls"))?;
     let layers = Layers::new(store.clone()).map_err(Error::failed("find out how layers are mounted here"))?;
     let hierarchies = Hierarchies::probe().map_err(Error::failed("find the cgroup hierarchies"))?;
     let shim = install_shim(settings)?;
@@ -116,7 +123,11 @@ fn install_shim(settings: &Settings) -> Result<(PathBuf, String), Error> {
     let mut file = fs::File::open(&source).map_err(failed("open"))?;
     let mut hash = Sha256::new();
     io::copy(&mut file, &mut HashWriter(&mut hash)).map_err(failed("read"))?;
-    let build: String = hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect();
+    let mut build = String::new();
+    for byte in hash.finalize().iter().take(BUILD_ID_BYTES) {
+        // Writing to a String cannot fail.
+        let _ = write!(build, "{byte:02x}");
+    }
     let dir = settings.root.join("bin").join(&build);
     let path = dir.join("lamina");
     if path.exists() {

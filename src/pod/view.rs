@@ -43,15 +43,24 @@ pub fn view(seen: &Observed, around: &Surroundings, now: (Tick, Timestamp)) -> O
     if let Some(spec) = &mut pod.spec {
         spec.node_name = Some(around.node.clone());
     }
-    let statuses: Vec<ContainerStatus> = containers(&record.pod).iter().map(|c| status(c, record, seen, now.0)).collect();
+    let statuses: Vec<ContainerStatus> =
+        containers(&record.pod).iter().map(|c| status(c, record, seen, now.0)).collect();
     let phase = phase(record, seen);
     let ready = !statuses.is_empty() && statuses.iter().all(|s| s.ready);
     let started = seen.containers.values().filter_map(|c| c.previous.as_ref().or(c.attempt.as_ref()));
     pod.status = Some(PodStatus {
         phase: Some(phase_name(phase).to_owned()),
         conditions: Some(conditions(phase, ready, &statuses, now.1)),
-        reason: record.ended.as_ref().map(|e| e.reason.clone()).or_else(|| seen.failure.as_ref().map(|f| f.reason.to_owned())),
-        message: record.ended.as_ref().map(|e| e.message.clone()).or_else(|| seen.failure.as_ref().map(|f| f.message.clone())),
+        reason: record
+            .ended
+            .as_ref()
+            .map(|e| e.reason.clone())
+            .or_else(|| seen.failure.as_ref().map(|f| f.reason.to_owned())),
+        message: record
+            .ended
+            .as_ref()
+            .map(|e| e.message.clone())
+            .or_else(|| seen.failure.as_ref().map(|f| f.message.clone())),
         start_time: started.map(|a| a.started_at).min().map(Time),
         container_statuses: Some(statuses),
         ..PodStatus::default()
@@ -161,7 +170,7 @@ fn waiting(
     }
     let (due, _) = next_start(record, generation, c)?;
     if due > now {
-        let wait = (due - now).as_secs().max(1);
+        let wait = due.saturating_sub(now).as_secs().max(1);
         let exit = c.attempt.as_ref().and_then(|a| a.exit.as_ref());
         let ended = exit.map(|e| format!("{} (exit status {})", e.reason, e.code)).unwrap_or_default();
         return Some(("CrashLoopBackOff".to_owned(), Some(format!("starts again in {wait} s; it ended: {ended}"))));
@@ -226,7 +235,7 @@ fn extras(
         extras.upper = Some(dir.join("upper"));
     }
     if let Some((due, _)) = next_start(record, generation, c).filter(|(due, _)| *due > now.0) {
-        extras.next_start = now.1.checked_add(due - now.0).ok();
+        extras.next_start = now.1.checked_add(due.saturating_sub(now.0)).ok();
     } else if let Some(failure) = c.failure.as_ref().filter(|f| f.retry == Retry::Backoff) {
         let due = failure.at + super::backoff::retry(failure.count);
         extras.next_start = now.1.checked_add(due.saturating_sub(now.0)).ok();

@@ -21,6 +21,7 @@ use crate::rootfs::{Layer, Writable};
 use crate::runtime::client;
 use crate::runtime::protocol::{Attach, FailureKind, Rootfs, StartRequest};
 use crate::store;
+use crate::sys::atomic;
 
 /// The signal by which a container is asked to end, unless its image names another.
 const SIGTERM: i32 = 15;
@@ -59,12 +60,20 @@ impl Real {
             container,
             image: &image,
             node: &self.machine.node,
-            attempt: number,
+            capacity: self.machine.capacity,
         })?;
+        let spec_file = self.machine.spec_file(&record.uid, name, number);
+        let spec_text =
+            serde_json::to_vec(&built.container).map_err(|e| StepError::backoff("CreateContainerError", &e))?;
         let dir = disk::attempt_dir(&self.dir(&record.uid), name, number);
         let writable = {
             let (dir, attempt) = (dir.clone(), attempt.clone());
-            blocking(move || make_attempt(&dir, &attempt)).await?
+            blocking(move || {
+                // For `exec`, which outlasts this agent; gone with the machine's boot like the container itself.
+                atomic::write_volatile(&spec_file, &spec_text, 0o600)?;
+                make_attempt(&dir, &attempt)
+            })
+            .await?
         };
         let request = StartRequest {
             name: name.to_owned(),
@@ -236,7 +245,7 @@ impl Real {
     pub(super) async fn resize(&self, record: &Record, name: &str, seen: &mut Observed) -> Result<(), StepError> {
         let Some(container) = containers(&record.pod).iter().find(|c| c.name == name) else { return Ok(()) };
         let Some(attempt) = seen.containers.get_mut(name).and_then(|c| c.attempt.as_mut()) else { return Ok(()) };
-        let limits = spec::limits(&record.pod, container);
+        let limits = spec::limits(&record.pod, container)?;
         self.client()?
             .update(target(name, attempt.number), limits)
             .await

@@ -80,7 +80,12 @@ impl Real {
 
     /// Removes attempts that are too old, lets go of images of older generations, and has the shim close the layers
     /// that nothing uses any more, so that their space is free at once.
-    pub(super) async fn tidy(&mut self, record: &Record, container: &str, seen: &mut Observed) -> Result<(), StepError> {
+    pub(super) async fn tidy(
+        &mut self,
+        record: &Record,
+        container: &str,
+        seen: &mut Observed,
+    ) -> Result<(), StepError> {
         let current = record.containers.get(container).map_or(0, |g| g.spec);
         let gone = !plan::containers(&record.pod).iter().any(|c| c.name == container);
         let attempt = seen.containers.get(container).and_then(|c| c.attempt.clone());
@@ -181,8 +186,19 @@ impl From<StoreError> for StepError {
 
 fn secrets(desired: &Desired) -> Vec<DockerConfigSecret> {
     let named = desired.pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
-    let found = named.filter_map(|reference| desired.config.secrets.get(&reference.name));
-    found.filter_map(|secret| DockerConfigSecret::from_secret(secret).ok()).collect()
+    named
+        .filter_map(|reference| {
+            let secret = desired.config.secrets.get(&reference.name)?;
+            let data = secret.data.as_ref()?;
+            let parsed = match (data.get(".dockerconfigjson"), data.get(".dockercfg")) {
+                (Some(json), _) => DockerConfigSecret::from_config_json(&reference.name, &json.0),
+                (None, Some(json)) => DockerConfigSecret::from_dockercfg(&reference.name, &json.0),
+                (None, None) => return None,
+            };
+            // As a kubelet has it: what cannot be used is told of, and the pull is tried without.
+            parsed.inspect_err(|error| tracing::warn!(error = %chain(error), "an image pull secret is not used")).ok()
+        })
+        .collect()
 }
 
 fn refused(image: &str, error: &image::Error, again: bool) -> StepError {

@@ -45,6 +45,8 @@ pub struct Machine {
     pub layers: Layers,
     /// The host's `/etc/hosts` and `/etc/resolv.conf`.
     pub host: HostFiles,
+    /// The machine's memory in bytes, and its cores in thousandths.
+    pub capacity: (u64, u64),
     /// Metrics of pods.
     pub metrics: Metrics,
     /// Woken when a ref was released: there may be something to collect.
@@ -107,7 +109,8 @@ pub struct PendingAttach {
 impl Machine {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { pods, live, log_dir, node, boot, hierarchies, shim, store, images, layers, metrics, events } = parts;
+        let Parts { pods, live, log_dir, node, boot, hierarchies, shim, store, images, layers, metrics, events } =
+            parts;
         let cgroup = format!("/lamina-{}", store.instance());
         Arc::new(Self {
             pods,
@@ -122,6 +125,7 @@ impl Machine {
             images,
             layers,
             host: HostFiles::read(),
+            capacity: capacity(),
             metrics,
             released: Notify::new(),
             events,
@@ -173,6 +177,11 @@ impl Machine {
         self.live.join(uid.as_str())
     }
 
+    /// Where the spec of a running attempt is kept.
+    pub fn spec_file(&self, uid: &PodUid, container: &str, attempt: u32) -> PathBuf {
+        self.live_dir(uid).join(format!("{container}-{attempt}.json"))
+    }
+
     /// The pod's cgroup.
     pub fn pod_cgroup(&self, uid: &PodUid) -> String {
         format!("{}/pod{uid}", self.cgroup)
@@ -182,4 +191,11 @@ impl Machine {
     pub fn log_name(&self, key: &PodKey, uid: &PodUid) -> PathBuf {
         PathBuf::from(format!("{}_{}_{uid}", key.namespace, key.name))
     }
+}
+
+fn capacity() -> (u64, u64) {
+    let info = rustix::system::sysinfo();
+    let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (memory, u64::try_from(cores).unwrap_or(1) * 1000)
 }

@@ -157,17 +157,16 @@ impl Engine for Real {
         self.full_look().await
     }
 
-    async fn apply(
-        &mut self,
-        step: &Step,
-        desired: Option<&Desired>,
-        seen: &mut Observed,
-    ) -> Result<(), StepError> {
+    async fn apply(&mut self, step: &Step, desired: Option<&Desired>, seen: &mut Observed) -> Result<(), StepError> {
         if let Step::Accept = step {
             return self.accept(wanted(desired)?, seen).await;
         }
         let Some(record) = seen.record.clone() else {
-            return Err(StepError { retry: super::state::Retry::Never, reason: "Failed", message: format!("pod {} has no record", self.key) });
+            return Err(StepError {
+                retry: super::state::Retry::Never,
+                reason: "Failed",
+                message: format!("pod {} has no record", self.key),
+            });
         };
         let record: &Record = &record;
         match step {
@@ -216,21 +215,19 @@ impl Engine for Real {
             tokio::select! {
                 // Both are channel receivers: cancel-safe.
                 Some(push) = self.fetched.1.recv() => return push,
-                event = event => match event {
-                    Some(event) => {
-                        if let Some(shim) = &self.shim {
-                            // Nobody may be listening.
-                            let _ = shim.handle.told.send(event.clone());
-                        }
-                        if let Some(push) = self.told(event) {
-                            return push;
-                        }
-                    }
-                    None => {
+                event = event => {
+                    let Some(event) = event else {
                         self.disconnected();
                         return Push::ShimLost;
+                    };
+                    if let Some(shim) = &self.shim {
+                        // Nobody may be listening.
+                        let _ = shim.handle.told.send(event.clone());
                     }
-                },
+                    if let Some(push) = self.told(event) {
+                        return push;
+                    }
+                }
                 Some(_) = self.fetches.join_next() => {}
             }
         }

@@ -55,8 +55,7 @@ impl Real {
             network::Kind::Host => Network::Host,
             network::Kind::Loopback => Network::Loopback,
         };
-        let hostname =
-            (network != Network::Host).then(|| network::hostname(&record.pod, &machine.node));
+        let hostname = (network != Network::Host).then(|| network::hostname(&record.pod, &machine.node));
         Config {
             pod: record.uid.as_str().to_owned(),
             title: self.key.to_string(),
@@ -170,8 +169,7 @@ impl Real {
                     *attempt = known;
                     continue;
                 }
-                let failure =
-                    AttemptFailure { reason: "ContainerStatusUnknown".to_owned(), message: LOST.to_owned() };
+                let failure = AttemptFailure { reason: "ContainerStatusUnknown".to_owned(), message: LOST.to_owned() };
                 let (mut ended, at) = (attempt.clone(), path.clone());
                 // 128 + SIGKILL: what a kubelet says of one that it lost, too.
                 *attempt = blocking(move || disk::write_end(&at, &mut ended, 137, failure).map(|()| ended)).await?;
