@@ -146,7 +146,7 @@ fn sweep(c: &mut Criterion) {
             r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{}]}}"#,
             Digest::sha256_of(config.as_bytes()),
             config.len(),
-            vec![layer; 10].join(",")
+            [layer; 10].join(",")
         );
         let image = store
             .put_image(ImageDocuments {
