@@ -71,6 +71,15 @@ impl Platform {
     }
 }
 
+impl Platform {
+    /// Whether what says it is for `self` can be for a machine like `node` at all: the same system and architecture,
+    /// where it says so (images that were imported from a tar may not).
+    pub fn is_for_machine(&self, node: &Self) -> bool {
+        let same = |image: &str, node: &str| image.is_empty() || image == node;
+        same(&self.os, &node.os) && same(&self.architecture, &node.architecture)
+    }
+}
+
 impl FromStr for Platform {
     type Err = PlatformError;
 

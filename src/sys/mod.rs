@@ -13,3 +13,4 @@ pub mod process;
 pub(crate) mod raw;
 pub mod seccomp;
 pub mod signal;
+pub mod writeback;

@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,90 +24,20 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::frame::{self, Received, Receiver, Sender};
-use super::protocol::{
-    Attach, ContainerStatus, Event, ExecRequest, Failure, FromShim, Hello, PodStatus, Reply, Request, StartRequest,
-    Target, ToShim, VERSIONS,
-};
+use super::protocol::{Event, Failure, FromShim, Hello, Reply, Request, ToShim, VERSIONS};
 use super::shim::{Config, config};
-use crate::sys::cgroup::Limits;
 
+mod error;
+mod lost;
+mod requests;
 mod spawn;
+
+pub use error::Error;
+pub use lost::kill_lost_pod;
+pub use requests::Execed;
 
 /// How long a shim may take for its hello: one that is stopped must not hold up the agent.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why a shim could not be reached or did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The process could not be started.
-    #[error("cannot start the shim of pod {pod}")]
-    Spawn {
-        /// The pod's uid.
-        pod: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The process started and gave up.
-    #[error("the shim of pod {pod} did not start: {message}")]
-    Setup {
-        /// The pod's uid.
-        pod: String,
-        /// What it said.
-        message: String,
-    },
-    /// Nobody listens at the socket.
-    #[error("cannot connect to the shim at {}", socket.display())]
-    Connect {
-        /// The socket.
-        socket: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// It listens and does not answer.
-    #[error("the shim at {} does not answer", socket.display())]
-    Unresponsive {
-        /// The socket.
-        socket: PathBuf,
-    },
-    /// What answered is of another pod, or of a release too far from this one.
-    #[error("the shim at {} cannot be used: {reason}", socket.display())]
-    Foreign {
-        /// The socket.
-        socket: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The shim is gone, and what it held.
-    #[error("the shim of pod {pod} is gone")]
-    Lost {
-        /// The pod's uid.
-        pod: String,
-    },
-    /// A message could not be sent.
-    #[error("cannot talk to the shim of pod {pod}")]
-    Talk {
-        /// The pod's uid.
-        pod: String,
-        /// What is wrong.
-        source: frame::Error,
-    },
-    /// It answered something else than was asked.
-    #[error("the shim of pod {pod} gave an answer that does not fit the request")]
-    Confused {
-        /// The pod's uid.
-        pod: String,
-    },
-    /// The shim says no.
-    #[error(transparent)]
-    Refused(#[from] Failure),
-}
-
-impl Error {
-    /// Whether the shim is gone, so that its pod's processes have to be ended by their cgroup.
-    pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Connect { .. })
-    }
-}
 
 type Answer = Result<(Reply, Vec<OwnedFd>), Failure>;
 
@@ -299,157 +229,6 @@ impl Client {
     fn confused(&self) -> Error {
         Error::Confused { pod: self.0.hello.pod.clone() }
     }
-
-    async fn done(&self, request: Request, fds: Vec<OwnedFd>) -> Result<(), Error> {
-        match self.request(request, fds).await? {
-            (Reply::Done, _) => Ok(()),
-            _ => Err(self.confused()),
-        }
-    }
-
-    /// Gives the shim descriptors to keep, by name. It may take several messages; a name that is kept is replaced.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn keep(&self, named: Vec<(String, OwnedFd)>) -> Result<(), Error> {
-        let mut rest = named.into_iter();
-        loop {
-            let (names, fds): (Vec<_>, Vec<_>) = rest.by_ref().take(frame::MAX_FDS).unzip();
-            if names.is_empty() {
-                return Ok(());
-            }
-            self.done(Request::Keep { names }, fds).await?;
-        }
-    }
-
-    /// Asks for kept descriptors, in the order of the names.
-    ///
-    /// # Errors
-    /// As [`Client::request`]; also if one of them is not kept.
-    pub async fn give(&self, names: &[String]) -> Result<Vec<OwnedFd>, Error> {
-        let mut all = Vec::with_capacity(names.len());
-        for names in names.chunks(frame::MAX_FDS) {
-            match self.request(Request::Give { names: names.to_vec() }, Vec::new()).await? {
-                (Reply::Given, fds) if fds.len() == names.len() => all.extend(fds),
-                _ => return Err(self.confused()),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Tells the shim to close kept descriptors.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn drop_kept(&self, names: Vec<String>) -> Result<(), Error> {
-        self.done(Request::Drop { names }, Vec::new()).await
-    }
-
-    /// Starts a container; `attached` are the descriptors of [`StartRequest::attach`], in its order.
-    ///
-    /// # Errors
-    /// As [`Client::request`]; the [`Failure`]'s kind tells a command that is not there from the rest.
-    pub async fn start(&self, request: StartRequest, attached: Vec<OwnedFd>) -> Result<ContainerStatus, Error> {
-        match self.request(Request::Start(Box::new(request)), attached).await? {
-            (Reply::Started(status), _) => Ok(status),
-            _ => Err(self.confused()),
-        }
-    }
-
-    /// Runs a process in a container; `stdio` are the descriptors of [`ExecRequest::stdio`], in its order.
-    ///
-    /// # Errors
-    /// As [`Client::start`].
-    pub async fn exec(&self, request: ExecRequest, stdio: Vec<OwnedFd>) -> Result<Execed, Error> {
-        match self.request(Request::Exec(Box::new(request)), stdio).await? {
-            (Reply::Execed { id, pid }, mut fds) => Ok(Execed { id, pid, master: fds.pop() }),
-            _ => Err(self.confused()),
-        }
-    }
-
-    /// Sends a signal to the target's first process, or to all of a container.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn signal(&self, target: Target, signal: i32, all: bool) -> Result<(), Error> {
-        self.done(Request::Signal { target, signal, all }, Vec::new()).await
-    }
-
-    /// Tells a terminal its size.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn resize(&self, target: Target, columns: u16, rows: u16) -> Result<(), Error> {
-        self.done(Request::Resize { target, columns, rows }, Vec::new()).await
-    }
-
-    /// Connects to a container's streams; `fds` are those of [`Attach`], in its order.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn attach(&self, target: Target, attach: Attach, fds: Vec<OwnedFd>) -> Result<(), Error> {
-        self.done(Request::Attach { target, attach }, fds).await
-    }
-
-    /// Closes a container's input.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn close_stdin(&self, target: Target) -> Result<(), Error> {
-        self.done(Request::CloseStdin { target }, Vec::new()).await
-    }
-
-    /// Everything that the shim knows.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn status(&self) -> Result<PodStatus, Error> {
-        match self.request(Request::Status, Vec::new()).await? {
-            (Reply::Status(status), _) => Ok(*status),
-            _ => Err(self.confused()),
-        }
-    }
-
-    /// Changes a running container's limits in place.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn update(&self, target: Target, limits: Limits) -> Result<(), Error> {
-        self.done(Request::Update { target, limits }, Vec::new()).await
-    }
-
-    /// Kills what is left of an attempt and forgets it.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn delete(&self, target: Target) -> Result<(), Error> {
-        self.done(Request::Delete { target }, Vec::new()).await
-    }
-
-    /// Deletes every container and ends the shim; returns once it has closed its socket, and so has given back its
-    /// namespaces, mounts and cgroups.
-    ///
-    /// # Errors
-    /// As [`Client::request`].
-    pub async fn shutdown(&self) -> Result<(), Error> {
-        self.done(Request::Shutdown, Vec::new()).await?;
-        // The shim closes the socket with its last breath. The reader cannot outlive that.
-        while !self.0.reader.is_finished() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
-    }
-}
-
-/// A process that was started by [`Client::exec`].
-#[derive(Debug)]
-pub struct Execed {
-    /// For [`Target::Exec`] and [`Event::ExecExited`].
-    pub id: u64,
-    /// As the host sees it.
-    pub pid: u32,
-    /// The master of its terminal, if it has one; the shim keeps none.
-    pub master: Option<OwnedFd>,
 }
 
 /// Takes a cancelled request off the books.

@@ -61,3 +61,17 @@ impl Config {
 pub(crate) fn socket(run: &Path) -> PathBuf {
     run.join(SOCKET)
 }
+
+/// The shim's own log in [`Config::run`].
+pub(super) const LOG: &str = "shim.log";
+/// Where it attaches mounts, in its own mount namespace, on older kernels.
+pub(super) const MOUNTS: &str = "mounts";
+
+/// Removes what a shim makes in its directory.
+pub(crate) fn remove_files(run: &Path) {
+    for file in [SOCKET, LOG] {
+        // Nothing depends on these being gone but tidiness: the next shim removes or continues them.
+        let _ = std::fs::remove_file(run.join(file));
+    }
+    let _ = std::fs::remove_dir(run.join(MOUNTS));
+}

@@ -133,7 +133,7 @@ impl Pod {
             pid: std::process::id(),
         };
         let warnings = std::mem::take(&mut place.warnings);
-        let mounts = Mounts::new(config.run.join("mounts"));
+        let mounts = Mounts::new(config.run.join(super::config::MOUNTS));
         Ok(Self {
             config,
             place,
@@ -316,11 +316,8 @@ impl Pod {
         let removed = self.place.pod_cgroup.remove_with_parents();
         let removed = removed.map_err(|e| super::requests::failed(&e));
         let result = result.and(removed);
-        let run = &self.config.run;
         self.mounts.end();
-        for file in [self.config.socket(), run.join(setup::LOG)] {
-            let _ = std::fs::remove_file(file);
-        }
+        super::config::remove_files(&self.config.run);
         for asked in std::mem::take(&mut self.ending) {
             self.answer(asked, result.clone().map(|()| Reply::Done), Vec::new());
         }

@@ -9,13 +9,12 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, openat};
 
+use super::config::LOG;
 use super::{Config, Error, Network, READY};
 use crate::sys::cgroup::{Cgroup, Hierarchies, Limits};
 use crate::sys::namespace::{self, Namespace};
 use crate::sys::{mount, process};
 
-/// Its own log in [`Config::run`].
-pub(super) const LOG: &str = "shim.log";
 /// The kernel should kill anything of the pod before the process that accounts for it. Best effort: lowering needs a
 /// capability.
 const OOM_SCORE: &[u8] = b"-998";

@@ -1,0 +1,102 @@
+//! Credential helpers: `docker-credential-<name> get`, the server's name on its input, JSON on its output.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+
+use super::{Credential, Secret};
+
+/// How long a helper may take: some ask a service of a cloud.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest answer: tokens of some clouds have several KiB.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// Why a helper gave no credential. Never holds what it wrote: that may be one.
+#[derive(Debug, thiserror::Error)]
+pub enum HelperError {
+    /// It could not be started or spoken to.
+    #[error("cannot run credential helper docker-credential-{name}")]
+    Run {
+        /// The helper.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It took too long.
+    #[error("credential helper docker-credential-{name} did not answer within {} s", TIMEOUT.as_secs())]
+    Timeout {
+        /// The helper.
+        name: String,
+    },
+    /// It failed, or its answer is not what helpers say.
+    #[error("credential helper docker-credential-{name} failed: {reason}")]
+    Answer {
+        /// The helper.
+        name: String,
+        /// `exit status 3`, `no valid answer`, …
+        reason: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    username: String,
+    secret: Secret,
+}
+
+/// Whether a helper's name is only a name, so that no path of the configuration's making is run.
+pub(in crate::image) fn helper_name_ok(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && !name.starts_with(['.', '-'])
+}
+
+/// Asks a helper for `server`'s credential; `None` where it has none.
+pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Credential>, HelperError> {
+    let run = |source| HelperError::Run { name: name.to_owned(), source };
+    if !helper_name_ok(name) {
+        return Err(run(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a helper's name")));
+    }
+    let mut child = Command::new(format!("docker-credential-{name}"))
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(run)?;
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let talk = async {
+        if let Some(mut stdin) = stdin {
+            // A helper that does not read its input may have closed it: its answer decides.
+            let _ = stdin.write_all(server.as_bytes()).await;
+        }
+        let mut answer = Vec::new();
+        if let Some(stdout) = stdout {
+            stdout.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        }
+        child.wait().await.map(|status| (status, answer))
+    };
+    let (status, answer) = match tokio::time::timeout(TIMEOUT, talk).await {
+        Ok(done) => done.map_err(run)?,
+        Err(_) => return Err(HelperError::Timeout { name: name.to_owned() }),
+    };
+    let failed = |reason: String| HelperError::Answer { name: name.to_owned(), reason };
+    if !status.success() {
+        // The one failure that the protocol names: nothing stored for that server.
+        if String::from_utf8_lossy(&answer).contains("credentials not found") {
+            return Ok(None);
+        }
+        return Err(failed(status.to_string()));
+    }
+    let answer: Answer = serde_json::from_slice(&answer).map_err(|_| failed("no valid answer".to_owned()))?;
+    Ok(Some(if answer.username == "<token>" {
+        Credential::Identity { token: answer.secret }
+    } else {
+        Credential::Basic { username: answer.username, password: answer.secret }
+    }))
+}

@@ -1,0 +1,1 @@
+//! Layouts and archives that are well-formed, and those that must be refused.
