@@ -126,7 +126,7 @@ pub fn make_file(root: impl AsFd, path: &Path, mode: u32) -> io::Result<OwnedFd>
             result => return result,
         }
         let name = path.file_name().ok_or(Errno::ISDIR)?.to_owned();
-        let above = path.parent().unwrap_or(Path::new("")).to_owned();
+        let above = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
         let parent = make_directories(root, &above, 0o755)?;
         let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         match open_with(parent.as_fd(), Path::new(&name), flags, Mode::from_raw_mode(mode), ResolveFlags::BENEATH) {

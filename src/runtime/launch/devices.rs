@@ -58,7 +58,7 @@ fn one(root: &OwnedFd, device: &oci_spec::runtime::LinuxDevice) -> std::io::Resu
     let number = |n: i64| u32::try_from(n).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput));
     let (major, minor) = (number(device.major())?, number(device.minor())?);
     let name = device.path().file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let parent = inside::make_directories(root, device.path().parent().unwrap_or(Path::new("/")), 0o755)?;
+    let parent = inside::make_directories(root, device.path().parent().unwrap_or_else(|| Path::new("/")), 0o755)?;
     // One of those that are there always may be named again.
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
         Err(e) if e != rustix::io::Errno::NOENT => return Err(e.into()),

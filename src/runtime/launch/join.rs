@@ -1,6 +1,6 @@
 //! A further process in a running container, from the fork to its program.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -43,7 +43,7 @@ pub(super) fn run(launch: &ExecLaunch<'_>, report: &Reporter) -> Error {
 fn prepare(launch: &ExecLaunch<'_>, report: &Reporter) -> Result<std::convert::Infallible, Error> {
     let mut keep = vec![report.as_fd().as_raw_fd(), launch.init.as_raw_fd()];
     if let Stdio::Fds { stdin, stdout, stderr } = launch.stdio {
-        keep.extend([stdin, stdout, stderr].iter().flatten().map(|fd| fd.as_raw_fd()));
+        keep.extend([stdin, stdout, stderr].iter().flatten().map(AsRawFd::as_raw_fd));
     }
     // Whatever else the caller had open is not to be found below this process' /proc.
     process::close_all_but(3, &keep).map_err(Error::at(Stage::Stdio, "(inherited descriptors)"))?;

@@ -29,7 +29,7 @@ pub(super) fn execute(
 ) -> Result<Infallible, Error> {
     let root: OwnedFd = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(Error::at(Stage::User, ""))?;
-    let who = user::resolve(user, &root).map_err(|e| e.into_launch())?;
+    let who = user::resolve(user, &root).map_err(user::Error::into_launch)?;
     limits(running)?;
     // Compiled before anything is given up, loaded as late as the privileges for it allow.
     let program = seccomp.map(filter::compile).transpose()?;

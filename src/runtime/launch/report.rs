@@ -16,7 +16,7 @@ use super::{Child, Error, Stage};
 use crate::sys::process;
 
 /// How long a start may take; far more than any needs that is not stuck.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A path, a name and the error of a mount fit; longer ones are cut.
 const LONGEST: usize = 4096;
