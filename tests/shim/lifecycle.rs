@@ -22,7 +22,7 @@ async fn a_client_that_comes_back_finds_the_container_and_the_mounts() {
 
     let seen = pod.client.status().await.unwrap();
     assert_eq!(seen.kept, ["layer", "volume"]);
-    assert_eq!(seen.containers, [status.clone()]);
+    assert_eq!(seen.containers, std::slice::from_ref(&status));
     assert!(std::path::Path::new(&format!("/proc/{}", status.pid)).exists());
     let mut given = pod.client.give(&["volume".into()]).await.unwrap();
     let mut file = std::fs::File::from(given.pop().unwrap());

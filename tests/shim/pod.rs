@@ -26,7 +26,8 @@ pub(crate) struct Pod {
     pub(crate) config: Config,
     pub(crate) client: Client,
     pub(crate) events: Events,
-    _guard: Guard,
+    #[expect(dead_code, reason = "there for its end")]
+    guard: Guard,
 }
 
 /// Ends the pod of a test that failed, so that it does not live on.
@@ -81,8 +82,8 @@ impl Pod {
         let dir = tempfile::Builder::new().prefix("lamina-shim-").tempdir().unwrap();
         let config = config(dir.path());
         let (client, events) = Client::spawn(binary(), &config).await.unwrap();
-        let _guard = Guard(config.cgroup.clone());
-        let pod = Self { dir, config, client, events, _guard };
+        let guard = Guard(config.cgroup.clone());
+        let pod = Self { dir, config, client, events, guard };
         pod.client.keep(vec![("layer".into(), pod.layer())]).await.unwrap();
         pod
     }
