@@ -26,8 +26,8 @@ fn diff_id(tar: &[u8]) -> DiffId {
     DiffId(Digest::sha256_of(tar))
 }
 
-fn named(blob: &[u8]) -> Option<(Digest, u64)> {
-    Some((Digest::sha256_of(blob), blob.len() as u64))
+fn named(blob: &[u8]) -> (Digest, u64) {
+    (Digest::sha256_of(blob), blob.len() as u64)
 }
 
 /// A layer that stands alone, with enough in it for several chunks.
@@ -43,7 +43,7 @@ fn bound() -> Vec<u8> {
 
 async fn ingest(store: &Store, stack: &[&[u8]], blob: &[u8]) -> Result<Ingested, Error> {
     let ids: Vec<DiffId> = stack.iter().map(|tar| diff_id(tar)).collect();
-    let mut ingest = store.begin_ingest(ids.clone(), named(blob), None)?;
+    let mut ingest = store.begin_ingest(ids.clone(), Some(named(blob)), None)?;
     write_all(&mut ingest, blob).await?;
     let below =
         async { store.find_stack(&ids[..ids.len() - 1]).ok_or(Error::MissingLayer { diff_id: ids[0].clone() }) };
@@ -160,13 +160,13 @@ async fn a_blob_that_is_not_what_was_named_leaves_nothing() {
     let size = |by: u64| Some((Digest::sha256_of(&blob), by));
     assert!(matches!(run(size(10), &blob, id()).await, Error::Size { want: 10, .. }));
     assert!(matches!(run(size(1 << 40), &blob, id()).await, Error::Size { .. }));
-    assert!(matches!(run(named(&blob), &blob[..blob.len() - 9], id()).await, Error::Size { .. }));
+    assert!(matches!(run(Some(named(&blob)), &blob[..blob.len() - 9], id()).await, Error::Size { .. }));
     let mut flipped = blob.clone();
     flipped[blob.len() / 2] ^= 0x10;
-    assert!(matches!(run(named(&blob), &flipped, id()).await, Error::Digest { what: "layer blob", .. }));
-    assert!(matches!(run(named(&flipped), &flipped, id()).await, Error::Inflate { .. }));
+    assert!(matches!(run(Some(named(&blob)), &flipped, id()).await, Error::Digest { what: "layer blob", .. }));
+    assert!(matches!(run(Some(named(&flipped)), &flipped, id()).await, Error::Inflate { .. }));
     let other = DiffId(Digest::sha256_of(b"other"));
-    assert!(matches!(run(named(&blob), &blob, other).await, Error::Digest { what: "layer content", .. }));
+    assert!(matches!(run(Some(named(&blob)), &blob, other).await, Error::Digest { what: "layer content", .. }));
     assert!(matches!(run(None, &blob[..100], id()).await, Error::Inflate { .. }));
     assert!(matches!(run(None, b"", id()).await, Error::Inflate { .. } | Error::Convert { .. } | Error::Digest { .. }));
     nothing_is_left(&store);
@@ -194,7 +194,7 @@ async fn a_bomb_stops_at_its_budget_and_a_bad_tar_at_its_first_fault() {
     let options = Options { driver: DriverChoice::Erofs, limits, ..Options::new(dir.path()) };
     let store = Store::open(&options).unwrap();
     let bomb = gzip(&Tar::new().file("zeros", &vec![0; 8 << 20]).end());
-    let mut ingest = store.begin_ingest(vec![diff_id(b"")], named(&bomb), None).unwrap();
+    let mut ingest = store.begin_ingest(vec![diff_id(b"")], Some(named(&bomb)), None).unwrap();
     let written = write_all(&mut ingest, &bomb).await;
     let error = match written {
         Ok(()) => ingest.finish(std::future::pending()).await.unwrap_err(),
