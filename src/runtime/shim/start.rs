@@ -14,6 +14,7 @@ use super::volumes::{self, Opened};
 use crate::runtime::launch::{self, Bind, Child, ExecLaunch, Launch, Lower, Root};
 use crate::runtime::logs::{Rotation, Stream, Writer};
 use crate::runtime::protocol::{ContainerStatus, ExecRequest, Failure, FailureKind, Reply, StartRequest};
+use crate::runtime::spec;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::mount::Tier;
 
@@ -54,7 +55,8 @@ impl Pod {
         let (cgroup, missing) =
             Cgroup::create(&self.place.hierarchies, &path, &request.limits).map_err(|e| failed(&e))?;
         let mut warnings: Vec<_> = missing.into_iter().map(|w| w.0).collect();
-        match self.launch(&request, fds, &cgroup, &mut warnings) {
+        let allowed = restrict(&request, &cgroup);
+        match allowed.and_then(|()| self.launch(&request, fds, &cgroup, &mut warnings)) {
             Ok((number, child, streams)) => {
                 let container = Container {
                     name: request.name,
@@ -258,6 +260,13 @@ fn pipes(stdin: bool) -> Result<(Ends, Given), rustix::io::Errno> {
     let ((stdout_read, stdout), (stderr_read, stderr)) = (pipe()?, pipe()?);
     let ends = Ends { stdin: stdin_write, stdout: Some(stdout_read), stderr: Some(stderr_read) };
     Ok((ends, Given { stdin: stdin_read, stdout, stderr }))
+}
+
+/// Forbids the devices that are not the container's.
+fn restrict(request: &StartRequest, cgroup: &Cgroup) -> Result<(), Failure> {
+    let rules = spec::device_rules(&request.container.oci)
+        .map_err(|e| Failure::new(FailureKind::Invalid, crate::runtime::chain(&e)))?;
+    rules.map_or(Ok(()), |rules| cgroup.restrict_devices(&rules).map_err(|e| failed(&e)))
 }
 
 /// Names become part of paths, so the shim looks for itself.
