@@ -3,13 +3,7 @@
 //! A launch forks, and only a process of one thread may do that, so this has no test harness: the tests run one after
 //! another in the main thread. `--list` and a name to filter by work as usual. At the end nothing may be left over, and
 //! a canary tree beside every root must be as it was.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::exit,
-    reason = "a test says what is wrong by panicking and printing"
-)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what is wrong by panicking and printing")]
 
 mod confinement;
 mod host;
