@@ -35,6 +35,7 @@ mod events;
 mod manager;
 mod objects;
 mod process;
+mod repair;
 mod request;
 mod session;
 mod settings;

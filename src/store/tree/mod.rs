@@ -216,6 +216,14 @@ impl Merged {
     }
 }
 
+/// The tree of a plain directory with overlay whiteouts: a container's writable layer.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn directory(_root: &Path) -> Result<Arc<dyn LayerTree>, Error> {
+    todo!()
+}
+
 /// Writes everything in `tree` as one pax tar (`export`, `cp`).
 ///
 /// # Errors
