@@ -1,6 +1,8 @@
 //! The node as a library: real pods on this machine, without the command line. Needs root and a registry or an image
 //! layout in `LAMINA_TEST_IMAGE` (busybox or alike).
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by failing")]
+
 use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
