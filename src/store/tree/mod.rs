@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 mod diff;
 mod export;
@@ -172,4 +173,12 @@ pub trait LayerTree: Send + Sync + fmt::Debug {
     fn xattrs(&self, path: &Path) -> Result<Vec<Xattr>, Error>;
     /// Whether the layer says what its root directory's mode and owner are; if not, those of the layer below count.
     fn root_declared(&self) -> bool;
+}
+
+/// The tree of a plain directory with overlay whiteouts: a container's writable layer.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn directory(root: &Path) -> Result<Arc<dyn LayerTree>, Error> {
+    Ok(Arc::new(HostTree::open(root)?))
 }
