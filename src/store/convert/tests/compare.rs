@@ -1,6 +1,7 @@
 //! Layers as the kernel shows them, compared with what GNU tar unpacks. Needs root and a kernel with EROFS.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +26,7 @@ fn look(root: &Path) -> BTreeMap<PathBuf, String> {
             if m.is_dir() {
                 pending.push(path.clone());
             } else {
-                text += &format!("links {} ", m.nlink());
+                write!(text, "links {} ", m.nlink()).unwrap();
             }
             if m.is_file() {
                 text += &crate::oci::Digest::sha256_of(&std::fs::read(&full).unwrap()).to_string();
@@ -40,7 +41,7 @@ fn look(root: &Path) -> BTreeMap<PathBuf, String> {
             let mut value = vec![0; 256];
             for name in ["user.a", "security.capability"] {
                 if let Ok(n) = rustix::fs::lgetxattr(&full, name, &mut value[..]) {
-                    text += &format!(" {name}={:?}", &value[..n]);
+                    write!(text, " {name}={:?}", &value[..n]).unwrap();
                 }
             }
             out.insert(path, text);

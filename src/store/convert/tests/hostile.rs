@@ -177,10 +177,10 @@ fn attributes_that_speak_to_the_host_are_dropped_and_long_ones_refused() {
         let names: Vec<_> = found.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
         assert_eq!(names, ["trusted.other", "user.kept"]);
     }
-    refused(Tar::new().pax(&[("SCHILY.xattr.user.a", &[0; 65_536])]).file("a", b""));
+    refused(Tar::new().pax(&[("SCHILY.xattr.user.a", &vec![0; 65_536])]).file("a", b""));
     refused(Tar::new().pax(&[(&format!("SCHILY.xattr.user.{}", "n".repeat(256)), b"")]).file("a", b""));
     let name = format!("SCHILY.xattr.user.{}", "n".repeat(255));
-    assert!(convert(Driver::Erofs, &Tar::new().pax(&[(&name, &[0; 65_535])]).file("a", b"").end()).is_ok());
+    assert!(convert(Driver::Erofs, &Tar::new().pax(&[(&name, &vec![0; 65_535])]).file("a", b"").end()).is_ok());
     let many: Vec<String> = (0..9).map(|n| format!("SCHILY.xattr.user.{n}")).collect();
     let many: Vec<(&str, &[u8])> = many.iter().map(|n| (n.as_str(), &[0; 16_000][..])).collect();
     refused(Tar::new().pax(&many).file("a", b""));

@@ -140,7 +140,9 @@ impl Model {
                 let at = self.parent(path)?;
                 let below: Vec<Path> =
                     self.tree.keys().filter(|p| p.len() == at.len() + 1 && p.starts_with(&at)).cloned().collect();
-                below.iter().for_each(|p| self.remove(p, false));
+                for path in below {
+                    self.remove(&path, false);
+                }
             }
         }
         Some(())

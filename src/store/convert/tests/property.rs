@@ -11,8 +11,11 @@ use crate::oci::{DiffId, Digest};
 use crate::store::driver::Driver;
 use crate::store::tree::{Kind, Merged};
 
+/// Name, content and mode.
+type RandomFile = (String, Vec<u8>, u32);
+
 /// Directories with files in them.
-fn tree() -> impl Strategy<Value = Vec<(String, Vec<(String, Vec<u8>, u32)>)>> {
+fn tree() -> impl Strategy<Value = Vec<(String, Vec<RandomFile>)>> {
     let file = ("[a-z]{1,20}", prop::collection::vec(any::<u8>(), 0..9000), 0..0o10000_u32);
     let dir = ("[A-Z]{1,40}", prop::collection::vec(file, 0..60));
     prop::collection::btree_map(dir.0, dir.1, 0..5).prop_map(|m| m.into_iter().collect())
@@ -41,7 +44,9 @@ proptest! {
             for (name, files) in &tree {
                 // The last of one name counts.
                 let mut last = std::collections::BTreeMap::new();
-                files.iter().for_each(|(n, d, m)| drop(last.insert(n.clone(), (d, *m))));
+                for (file, data, mode) in files {
+                    last.insert(file.clone(), (data, *mode));
+                }
                 let entries = read.read_dir(Path::new(name)).unwrap();
                 prop_assert_eq!(entries.len(), last.len());
                 for (entry, (file, (data, mode))) in entries.iter().zip(last) {
