@@ -1,5 +1,6 @@
 //! Rows M1-M6 of reliability.md: whatever happens to files, nothing stops by accident, and nobody else is hurt.
 
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -98,7 +99,7 @@ fn m2_files_too_large_or_with_bombs_are_refused() {
     spoiled(|path| fs::File::create(path).unwrap().set_len(100 << 20).unwrap(), "is larger than");
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for i in 1..10 {
-        bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(", "));
+        writeln!(bomb, "a{i}: &a{i} [{}]", vec![format!("*a{}", i - 1); 10].join(", ")).unwrap();
     }
     spoiled(|path| fs::write(path, &bomb).unwrap(), "has too much in it");
 }
@@ -153,7 +154,7 @@ fn m4_what_editors_leave_is_no_manifest() {
 #[test]
 fn m4_an_editor_that_moves_the_file_away_first_deletes_nothing() {
     let (dir, mut memory) = fixture();
-    let long = Duration::from_secs(60);
+    let long = Duration::from_mins(1);
     let path = dir.path().join("a.yaml");
     fs::rename(&path, dir.path().join("a.yaml~")).unwrap();
     let away = scan(dir.path(), &mut memory, long);
@@ -239,7 +240,7 @@ fn m6_a_directory_that_is_not_there_at_the_start_is_no_reason_to_stop_anything()
 #[test]
 fn a_file_of_mode_0_is_read_by_root_and_refused_by_name_otherwise() {
     let (dir, mut memory) = fixture();
-    fs::set_permissions(dir.path().join("a.yaml"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
     assert_eq!(names(&look(dir.path(), &mut memory)), ["a", "b"]);
 }
 
@@ -253,7 +254,7 @@ async fn changes_are_heard_of_also_in_a_directory_that_comes_later() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("manifests");
     // No rescan within the time of the test: what is found was heard of, but for the directory that is not there yet.
-    let options = Options { rescan: Duration::from_secs(600), ..Options::new(path.clone()) };
+    let options = Options { rescan: Duration::from_mins(10), ..Options::new(path.clone()) };
     let directory = Directory::watch(options);
     let mut rx = directory.subscribe();
     until(&mut rx, &[]).await;
@@ -290,7 +291,7 @@ async fn a_rescan_finds_what_inotify_does_not_hear_of() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overflow_of_events_loses_no_change() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { rescan: Duration::from_secs(600), ..Options::new(dir.path().to_owned()) };
+    let options = Options { rescan: Duration::from_mins(10), ..Options::new(dir.path().to_owned()) };
     let directory = Directory::watch(options);
     let mut rx = directory.subscribe();
     until(&mut rx, &[]).await;
