@@ -27,6 +27,8 @@ mod name;
 mod pull;
 mod request;
 mod resolve;
+#[cfg(test)]
+mod tests;
 
 pub use client::{ClientError, Fault};
 pub use config::{ConfigError, RegistryConfig};
