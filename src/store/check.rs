@@ -1,11 +1,12 @@
 //! Is the store sound? Each layer against its seal (or, fully, against its diffID), each image's documents against
 //! their digests, each ref and tag against what it names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Store;
 use super::error::Error;
 use super::key::{ImageId, LayerKey};
+use super::layout::remove_all;
 use crate::oci::{Digest, Reference};
 
 /// One thing that is not as it should be.
@@ -86,6 +87,21 @@ impl Store {
         self.check_images(&mut report)?;
         self.check_names(&mut report);
         Ok(report)
+    }
+
+    /// Gives up a document that [`Store::check`] named as unreadable, and what it may have described. Until then a ref
+    /// or tag among them keeps everything from being collected.
+    ///
+    /// # Errors
+    /// If it cannot be removed. A path that is no such document is left alone.
+    pub fn discard_document(&self, path: &Path) -> Result<(), Error> {
+        self.writable("give up a document")?;
+        let _changes = self.changes();
+        if self.index().unreadable.iter().any(|document| document.path == path) {
+            remove_all(path)?;
+            self.index().reread(path);
+        }
+        Ok(())
     }
 
     fn check_layers(&self, full: bool, report: &mut Report) -> Result<(), Error> {

@@ -44,6 +44,14 @@ pub enum Error {
         /// What the parser said.
         source: serde_json::Error,
     },
+    /// A ref or tag cannot be read, so nobody knows what it needs: nothing is collected.
+    #[error("cannot tell what {} needs: {problem}", path.display())]
+    UnknownRoot {
+        /// The ref's or tag's file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
     /// A manifest, index or config that is to be stored is not valid.
     #[error("the image's {what} is not valid: {reason}")]
     Image {

@@ -3,7 +3,7 @@
 //! A few hundred bytes a layer and an image, no documents: those are read from disk when asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -79,6 +79,8 @@ impl Holding {
 pub(super) struct Unreadable {
     pub(super) path: PathBuf,
     pub(super) problem: String,
+    /// Whether it may say that something is needed: nothing is collected before it is rewritten or given up.
+    pub(super) root: bool,
 }
 
 /// What is in the store.
@@ -126,6 +128,16 @@ impl Index {
         by_top().or_else(|| ids.and_then(|id| self.images.get(id)))
     }
 
+    /// A root that cannot be read, if there is one.
+    pub(super) fn unknown_root(&self) -> Option<&Unreadable> {
+        self.unreadable.iter().find(|document| document.root)
+    }
+
+    /// Forgets that the document at `path` could not be read: it was replaced or removed.
+    pub(super) fn reread(&mut self, path: &Path) {
+        self.unreadable.retain(|document| document.path != path);
+    }
+
     /// The images that have this layer.
     pub(super) fn images_of(&self, key: &LayerKey) -> Vec<ImageId> {
         let with = self.images.iter().filter(|(_, entry)| entry.record.layers.contains(key));
@@ -150,6 +162,13 @@ impl Index {
             held: Held { manifests: BTreeSet::from([tag.image.manifest.clone()]), stacks: Vec::new() },
         });
         refs.chain(tags)
+    }
+
+    /// Whether the tag `owner` is a person's and holds all of `held` by itself.
+    pub(super) fn tag_holds(&self, owner: &str, held: &Held) -> bool {
+        let tag = owner.parse::<Reference>().ok().and_then(|reference| self.tags.get(&reference));
+        let person = tag.filter(|tag| tag.origin == TagOrigin::Person && tag.reference.to_string() == owner);
+        person.is_some_and(|tag| held.stacks.is_empty() && held.manifests.iter().all(|m| *m == tag.image.manifest))
     }
 
     /// The manifests that roots hold.
@@ -205,12 +224,18 @@ impl Index {
         for (id, entry) in &self.images {
             graph.images.push(ImageNode {
                 layers: entry.record.layers.iter().filter_map(|key| positions.get(key).copied()).collect(),
-                held: manifests.contains(&id.manifest),
+                // The second: just stored, and its pull does not hold it by its manifest yet.
+                held: manifests.contains(&id.manifest) || covered(&entry.record, &keys),
                 idle: now.saturating_duration_since(entry.idle_since),
             });
         }
         (graph, self.layers.keys().collect(), self.images.keys().collect())
     }
+}
+
+/// Whether all layers of an image are among `keys`, those that pulls hold.
+pub(super) fn covered(record: &ImageRecord, keys: &HashSet<&LayerKey>) -> bool {
+    !keys.is_empty() && !record.layers.is_empty() && record.layers.iter().all(|key| keys.contains(key))
 }
 
 /// Sorts before every other digest of an image.

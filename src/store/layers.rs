@@ -147,9 +147,7 @@ impl Store {
     /// As [`Store::verify`].
     pub fn verify_full(&self, key: &LayerKey) -> Result<Arc<LayerInfo>, Error> {
         let info = self.layer(key)?;
-        let sealed = info.driver.verify_seal(&info.dir, &info.seal);
-        let verdict = sealed.and_then(|()| info.driver.verify_full(&info.dir, &info.seal, &info.diff_id));
-        self.judge(&info, verdict)?;
+        self.judge(&info, info.driver.verify_full(&info.dir, &info.seal, &info.diff_id))?;
         Ok(info)
     }
 
@@ -224,7 +222,14 @@ impl Store {
 fn is_damage(error: &driver::Error) -> bool {
     match error {
         driver::Error::Damaged { .. } => true,
-        driver::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        driver::Error::Io { source, .. } => matches!(
+            source.kind(),
+            // A part of it is gone, or what is there does not decompress.
+            std::io::ErrorKind::NotFound
+                | std::io::ErrorKind::NotADirectory
+                | std::io::ErrorKind::InvalidData
+                | std::io::ErrorKind::UnexpectedEof
+        ),
         driver::Error::Tree(error) => matches!(error, super::tree::Error::Damaged { .. }),
         _ => false,
     }

@@ -30,20 +30,26 @@ pub(super) fn load(layout: &Layout) -> Result<Index, Error> {
 }
 
 /// What a reader made of one document: `Ok(None)` and a note in the index where it is there and not valid.
-fn lenient<T>(index: &mut Index, path: &Path, read: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
-    let problem = match read {
+fn lenient<T>(
+    (layout, index): (&Layout, &mut Index),
+    path: &Path,
+    read: Result<Option<T>, Error>,
+) -> Result<Option<T>, Error> {
+    let (problem, is_there) = match read {
         Ok(Some(value)) => return Ok(Some(value)),
-        Ok(None) => "it is missing".to_owned(),
-        Err(Error::Document { source, .. }) => source.to_string(),
+        Ok(None) => ("it is missing".to_owned(), false),
+        Err(Error::Document { source, .. }) => (source.to_string(), true),
         Err(e) => return Err(e),
     };
-    index.unreadable.push(Unreadable { path: path.to_owned(), problem });
+    // What a ref or tag holds, or which layers a held image has, cannot be told then.
+    let root = is_there && (path.starts_with(layout.refs()) || path.starts_with(layout.images()));
+    index.unreadable.push(Unreadable { path: path.to_owned(), problem, root });
     Ok(None)
 }
 
 fn unknown(index: &mut Index, path: &Path) {
     let problem = "its name is none that the store gives".to_owned();
-    index.unreadable.push(Unreadable { path: path.to_owned(), problem });
+    index.unreadable.push(Unreadable { path: path.to_owned(), problem, root: false });
 }
 
 fn layers_of(layout: &Layout, index: &mut Index, now: Instant) -> Result<(), Error> {
@@ -54,7 +60,7 @@ fn layers_of(layout: &Layout, index: &mut Index, now: Instant) -> Result<(), Err
             continue;
         };
         let read = layers::read(&path, &key);
-        let info = lenient(index, &path.join(layers::DOCUMENT), read)?.map(Arc::new);
+        let info = lenient((layout, index), &path.join(layers::DOCUMENT), read)?.map(Arc::new);
         let damage = match &info {
             Some(_) => layers::read_damage(&path)?,
             None => Some("layer.json cannot be read".to_owned()),
@@ -85,7 +91,7 @@ fn images_of(layout: &Layout, index: &mut Index, now: Instant) -> Result<(), Err
             };
             let id = ImageId { top: top.clone(), manifest };
             let read = images::read_record(&path, &id);
-            if let Some((record, used)) = lenient(index, &path.join(images::DOCUMENT), read)? {
+            if let Some((record, used)) = lenient((layout, index), &path.join(images::DOCUMENT), read)? {
                 let record: Arc<ImageRecord> = Arc::new(record);
                 index.add_image(record, monotonic(used, now));
             }
@@ -100,7 +106,7 @@ fn tags_of(layout: &Layout, index: &mut Index) -> Result<(), Error> {
             continue;
         }
         let path = layout.tags().join(&name);
-        let Some(tag) = lenient(index, &path, read_json::<Tag>(&path))? else { continue };
+        let Some(tag) = lenient((layout, index), &path, read_json::<Tag>(&path))? else { continue };
         if super::tags::file_name(&tag.reference) == name {
             index.tags.insert(tag.reference.clone(), tag);
         } else {
@@ -118,7 +124,7 @@ fn refs_of(layout: &Layout, index: &mut Index) -> Result<(), Error> {
                 continue;
             }
             let path = dir.join(&name);
-            let Some(file) = lenient(index, &path, read_json::<RefFile>(&path))? else { continue };
+            let Some(file) = lenient((layout, index), &path, read_json::<RefFile>(&path))? else { continue };
             index.refs.insert((kind, file.owner), Holding::new(file.held));
         }
     }

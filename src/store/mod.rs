@@ -56,7 +56,7 @@ pub use key::{ImageId, LayerKey};
 pub use layers::{LayerInfo, LayerSource};
 pub use refs::{Held, Ref, RefKind, UnknownKind};
 pub use tags::{Tag, TagOrigin};
-pub use usage::{ImageUsage, LayerUsage, Usage};
+pub use usage::{Capacity, ImageUsage, LayerUsage, Usage};
 pub use why::{Chain, Why};
 
 use convert::Limits;

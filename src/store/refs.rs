@@ -19,6 +19,9 @@ use crate::oci::{DiffId, Digest};
 use crate::sys::atomic;
 
 /// Who holds an image.
+///
+/// A tag that a person made is a root by itself ([`crate::store::Store::set_tag`]); a ref of kind tag is there only from
+/// the begin of the pull that makes the tag until it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RefKind {
@@ -132,7 +135,8 @@ impl Store {
         })
     }
 
-    /// Adds stacks of layers (lowest first) to what a pull holds, before the first of them is fetched.
+    /// Adds stacks of layers (lowest first) to what a pull holds, before the first of them is fetched. An image that is
+    /// made of such layers alone is held with them.
     ///
     /// # Errors
     /// As [`Store::hold`].
@@ -167,11 +171,15 @@ impl Store {
         self.writable("release a ref")?;
         let _writer = self.writer((kind, owner));
         let slot = (kind, owner.to_owned());
-        if !self.index().refs.contains_key(&slot) {
+        let path = self.ref_path(kind, owner);
+        let index = self.index();
+        if !index.refs.contains_key(&slot) && !index.unreadable.iter().any(|document| document.path == path) {
             return Ok(());
         }
-        atomic::remove(&self.ref_path(kind, owner))?;
+        drop(index);
+        atomic::remove(&path)?;
         let mut index = self.index();
+        index.reread(&path);
         if let Some(holding) = index.refs.remove(&slot) {
             index.note_release(&holding, Instant::now());
             let released = index.ids_of(&holding.held.manifests);
@@ -197,6 +205,9 @@ impl Store {
         let before = self.index().refs.get(&slot).cloned();
         let mut held = before.as_ref().map(|holding| holding.held.clone()).unwrap_or_default();
         change(&mut held);
+        if kind == RefKind::Tag && before.is_none() && self.index().tag_holds(owner, &held) {
+            return Ok(());
+        }
         if before.as_ref().is_some_and(|before| before.held == held) {
             return Ok(());
         }
@@ -223,6 +234,7 @@ impl Store {
         let file = RefFile { version: VERSION, owner: owner.to_owned(), held: held.clone() };
         atomic::create_dir(&self.0.layout.refs().join(kind.name()), DIR_MODE)?;
         atomic::write(&path, &to_json(&file, &path)?, FILE_MODE)?;
+        self.index().reread(&path);
         Ok(())
     }
 }

@@ -53,7 +53,7 @@ impl Store {
         self.writable("set a tag")?;
         // Against sweeps: the image must not go between the look and the write.
         let _changes = self.changes();
-        let _writer = self.writer(reference);
+        let writer = self.writer(reference);
         let mut index = self.index();
         if !index.images.contains_key(image) {
             return Err(Error::UnknownImage { digest: image.top.clone() });
@@ -62,18 +62,27 @@ impl Store {
         let person = before.as_ref().is_some_and(|tag| tag.origin == TagOrigin::Person);
         let origin = if person { TagOrigin::Person } else { origin };
         if before.as_ref().is_some_and(|tag| tag.image == *image && tag.origin == origin) {
-            return Ok(());
+            drop((index, writer));
+            return if origin == TagOrigin::Person {
+                self.release(RefKind::Tag, &reference.to_string())
+            } else {
+                Ok(())
+            };
         }
         drop(index);
         let tag = Tag { reference: reference.clone(), image: image.clone(), origin, set_at: SystemTime::now() };
         let path = self.tag_path(reference);
         atomic::write(&path, &to_json(&tag, &path)?, FILE_MODE)?;
         index = self.index();
+        index.reread(&path);
         index.tags.insert(reference.clone(), tag);
         if let Some(before) = before {
             index.note_manifest(&before.image.manifest, Instant::now());
         }
-        Ok(())
+        drop(index);
+        drop(writer);
+        // From here on the tag itself holds the image; a ref that did so until now would outlast its next move.
+        if origin == TagOrigin::Person { self.release(RefKind::Tag, &reference.to_string()) } else { Ok(()) }
     }
 
     /// What `reference` was last resolved to.
@@ -89,11 +98,10 @@ impl Store {
         self.writable("remove a tag")?;
         self.release(RefKind::Tag, &reference.to_string())?;
         let _writer = self.writer(reference);
-        if !self.index().tags.contains_key(reference) {
-            return Ok(None);
-        }
-        atomic::remove(&self.tag_path(reference))?;
+        let path = self.tag_path(reference);
+        atomic::remove(&path)?;
         let mut index = self.index();
+        index.reread(&path);
         let tag = index.tags.remove(reference);
         if let Some(tag) = &tag {
             index.note_manifest(&tag.image.manifest, Instant::now());

@@ -1,1 +1,7 @@
-//! Tests of the store.
+//! The store as its users see it: what is kept, what goes, what a crash leaves, who may open it.
+
+mod images;
+mod opening;
+mod roots;
+mod support;
+mod sweeping;

@@ -1,7 +1,7 @@
 //! Why something is still here: the chains that keep a layer or an image, from the thing up to its roots.
 
 use super::Store;
-use super::index::Index;
+use super::index::{Index, covered};
 use super::key::{ImageId, LayerKey};
 use super::refs::RefKind;
 use crate::oci::{Digest, Reference};
@@ -44,8 +44,11 @@ impl Store {
     /// What keeps the image of this index or manifest digest; `None` if it is not here.
     pub fn why_image(&self, digest: &Digest) -> Option<Why> {
         let index = self.index();
-        let id = index.image(digest)?.record.id.clone();
-        Some(explain(&index, &[id]))
+        let record = &index.image(digest)?.record;
+        let mut why = explain(&index, std::slice::from_ref(&record.id));
+        let pulls = index.refs.iter().filter(|(_, holding)| covered(record, &holding.keys.iter().collect()));
+        why.chains.extend(pulls.map(|((kind, owner), _)| Chain { image: None, kind: *kind, owner: owner.clone() }));
+        Some(why)
     }
 
     /// The layers whose key's digest begins with `prefix` (hexadecimal digits, or a whole key).

@@ -3,10 +3,17 @@
 //! Pods are named `<workload>-<ordinal>`. A pod that is kept by the rolling rule, or that is done, comes back as it was
 //! accepted, so that comparing it with what runs finds no change.
 
+mod job;
+mod rolling;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::document::{Kind, Object, ObjectKey};
@@ -114,13 +121,84 @@ pub struct Expansion {
     pub expired: bool,
 }
 
-/// The pods that an object stands for: the pod itself, those of a workload, none for anything else.
+/// The pods that an object stands for: the pod itself, those of a workload, none for anything else. `observed` are the
+/// pods that this workload has now, in any order; one that is being stopped counts as long as it is there.
 pub fn expand(object: &Object, observed: &[Observed], now: Timestamp) -> Expansion {
-    let _ = (object.key(), observed, now);
-    Expansion::default()
+    match object {
+        Object::Deployment(d) => {
+            let spec = &d.spec;
+            let recreate = spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate");
+            rolling::expand(
+                &rolling::Rolling {
+                    kind: Kind::Deployment,
+                    meta: &d.metadata,
+                    template: &spec.template,
+                    replicas: count(spec.replicas, 1),
+                    min_ready: seconds(spec.min_ready_seconds.map(i64::from)),
+                    paused: spec.paused == Some(true),
+                    at_once: recreate,
+                },
+                observed,
+                now,
+            )
+        }
+        Object::DaemonSet(d) => rolling::expand(
+            &rolling::Rolling {
+                kind: Kind::DaemonSet,
+                meta: &d.metadata,
+                template: &d.spec.template,
+                replicas: 1,
+                min_ready: seconds(d.spec.min_ready_seconds.map(i64::from)),
+                paused: false,
+                at_once: false,
+            },
+            observed,
+            now,
+        ),
+        Object::Job(j) => job::expand(j, observed, now),
+        Object::Pod(_) | Object::ConfigMap(_) | Object::Secret(_) | Object::Ignored(_) => Expansion::default(),
+    }
 }
 
 /// Which object a pod's owner is.
 pub fn owner_key(owner: &Owner, namespace: &str) -> ObjectKey {
     ObjectKey { kind: owner.kind, namespace: namespace.to_owned(), name: owner.name.clone() }
+}
+
+/// The pod that a template makes: named after the workload, in its namespace, with the template's labels.
+fn instantiate(meta: &ObjectMeta, template: &PodTemplateSpec, ordinal: u32) -> Pod {
+    let own = template.metadata.clone().unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(format!("{}-{ordinal}", meta.name.as_deref().unwrap_or_default())),
+            namespace: meta.namespace.clone(),
+            labels: own.labels,
+            annotations: own.annotations,
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
+
+/// A count that validation has seen.
+fn count(given: Option<i32>, default: u32) -> u32 {
+    given.map_or(default, |n| u32::try_from(n).unwrap_or(0))
+}
+
+fn seconds(given: Option<i64>) -> SignedDuration {
+    SignedDuration::from_secs(given.unwrap_or(0).max(0))
+}
+
+/// A time plus a span, at most the end of time.
+fn after(start: Timestamp, span: SignedDuration) -> Timestamp {
+    start.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+/// The earlier of two times, where there are any.
+fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }

@@ -1,4 +1,15 @@
 //! How a layer lies on disk: one EROFS file, or an unpacked directory where EROFS is missing.
+//!
+//! ```text
+//!   <layer>/layer.erofs   the whole layer            │ erofs
+//!   <layer>/tree/         the layer, unpacked        │ directory
+//!           data/         files that the tar itself replaced, needed to rebuild it
+//!           files.zst     which file of tar.zst lies where
+//!   <layer>/tar.zst       what rebuilds the layer's tar from the above, bit for bit
+//! ```
+//!
+//! A driver takes file data as it streams and the finished [`draft::Draft`] at the end; no name out of a tar is ever
+//! resolved as a path on the host. Layers are immutable once made, so reading needs no lock.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,8 +17,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::oci::DiffId;
+mod crc32c;
+pub(in crate::store) mod draft;
+mod erofs;
+pub(in crate::store) mod record;
+
+use crate::oci::{Algorithm, DiffId};
 use crate::store::tree::{self, LayerTree};
+use draft::{Draft, FileId};
 
 /// Which driver a person asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -68,9 +85,40 @@ pub enum Error {
         /// Which limit of the format.
         what: &'static str,
     },
+    /// Who takes a rebuilt tar refused bytes.
+    #[error("cannot hand on the rebuilt tar")]
+    Out(#[source] std::io::Error),
     /// The tree could not be read.
     #[error("cannot read the layer's tree")]
     Tree(#[from] tree::Error),
+}
+
+impl Error {
+    /// A mapper for `map_err`.
+    pub(in crate::store) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// One layer being written. Files come one after another, each as `begin_file`, `data` and `hole` in order,
+/// `end_file`; then the tree.
+pub(in crate::store) trait LayerWriter: Send + std::fmt::Debug {
+    fn begin_file(&mut self) -> Result<FileId, Error>;
+    fn data(&mut self, bytes: &[u8]) -> Result<(), Error>;
+    fn hole(&mut self, length: u64) -> Result<(), Error>;
+    fn end_file(&mut self) -> Result<(), Error>;
+    /// Writes names and metadata and syncs everything.
+    fn finish(self: Box<Self>, draft: &Draft, identity: [u8; 16]) -> Result<Sealed, Error>;
+}
+
+/// What a writer knows of a finished layer.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Sealed {
+    pub(in crate::store) bytes: u64,
+    pub(in crate::store) metadata: u64,
+    pub(in crate::store) checksum: u32,
+    pub(in crate::store) disk_bytes: u64,
 }
 
 /// A storage driver.
@@ -109,12 +157,24 @@ impl Driver {
         }
     }
 
+    /// Starts a layer in the directory `staging`.
+    pub(in crate::store) fn begin(self, staging: &Path) -> Result<Box<dyn LayerWriter>, Error> {
+        match self {
+            Self::Erofs => Ok(Box::new(erofs::Writer::create(staging.join(self.file_name()))?)),
+            Self::Directory => todo!(),
+        }
+    }
+
     /// The driver that wrote the layer in `layer_dir`, whatever the store uses now.
     ///
     /// # Errors
     /// If the directory holds no layer.
-    pub fn of_layer(_layer_dir: &Path) -> Result<Self, Error> {
-        todo!()
+    pub fn of_layer(layer_dir: &Path) -> Result<Self, Error> {
+        let has = |driver: Self| layer_dir.join(driver.file_name()).symlink_metadata().is_ok();
+        [Self::Erofs, Self::Directory]
+            .into_iter()
+            .find(|driver| has(*driver))
+            .ok_or_else(|| Error::Damaged { path: layer_dir.to_owned(), what: "it holds no layer".to_owned() })
     }
 
     /// `erofs` or `directory`.
@@ -137,31 +197,83 @@ impl Driver {
     ///
     /// # Errors
     /// If the layer is missing or damaged.
-    pub fn open_tree(self, _layer_dir: &Path) -> Result<Box<dyn LayerTree>, Error> {
-        todo!()
+    pub fn open_tree(self, layer_dir: &Path) -> Result<Box<dyn LayerTree>, Error> {
+        let path = layer_dir.join(self.file_name());
+        Ok(match self {
+            Self::Erofs => Box::new(erofs::Tree::open(path)?),
+            Self::Directory => todo!(),
+        })
     }
 
     /// Compares size and metadata with what was committed: cheap, reads no file data.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when they differ.
-    pub fn verify_seal(self, _layer_dir: &Path, _seal: &Seal) -> Result<(), Error> {
-        todo!()
+    /// [`Error::Damaged`] when they differ, [`Error::Io`] when a file is gone or cannot be read.
+    pub fn verify_seal(self, layer_dir: &Path, seal: &Seal) -> Result<(), Error> {
+        let record = layer_dir.join(record::FILE);
+        let length = record.metadata().map_err(Error::io("stat", &record))?.len();
+        if length != seal.tar_bytes {
+            let what = format!("it has {length} bytes and not {}", seal.tar_bytes);
+            return Err(Error::Damaged { path: record, what });
+        }
+        let path = layer_dir.join(self.file_name());
+        match self {
+            Self::Erofs => erofs::verify_seal(&path, seal),
+            Self::Directory => todo!(),
+        }
     }
 
-    /// Rebuilds the layer's tar and compares it with `diff_id`; reads everything.
+    /// Checks the seal, rebuilds the layer's tar and compares it with `diff_id`; reads everything.
     ///
     /// # Errors
     /// [`Error::Damaged`] when they differ.
-    pub fn verify_full(self, _layer_dir: &Path, _seal: &Seal, _diff_id: &DiffId) -> Result<(), Error> {
-        todo!()
+    pub fn verify_full(self, layer_dir: &Path, seal: &Seal, diff_id: &DiffId) -> Result<(), Error> {
+        self.verify_seal(layer_dir, seal)?;
+        let digest = match diff_id.0.algorithm() {
+            Algorithm::Sha256 => self.hash::<sha2::Sha256>(layer_dir)?,
+            Algorithm::Sha512 => self.hash::<sha2::Sha512>(layer_dir)?,
+        };
+        if digest == diff_id.0.hex() {
+            return Ok(());
+        }
+        let what = format!("its content has the diffID {}:{digest} and not {diff_id}", diff_id.0.algorithm().name());
+        Err(Error::Damaged { path: layer_dir.to_owned(), what })
+    }
+
+    fn hash<D: sha2::Digest>(self, layer_dir: &Path) -> Result<String, Error> {
+        let mut hash = Hasher(D::new());
+        self.rebuild_tar(layer_dir, &mut hash)?;
+        Ok(hash.0.finalize().iter().fold(String::new(), |mut text, byte| {
+            use std::fmt::Write as _;
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        }))
     }
 
     /// Writes the tar that the layer was made from, bit for bit.
     ///
     /// # Errors
     /// If the layer cannot be read or `out` refuses bytes.
-    pub fn rebuild_tar(self, _layer_dir: &Path, _out: &mut dyn Write) -> Result<(), Error> {
-        todo!()
+    pub fn rebuild_tar(self, layer_dir: &Path, out: &mut dyn Write) -> Result<(), Error> {
+        let path = layer_dir.join(self.file_name());
+        match self {
+            Self::Erofs => erofs::rebuild(layer_dir, &path, out),
+            Self::Directory => todo!(),
+        }
+    }
+}
+
+/// Hashes what is written to it.
+struct Hasher<D>(D);
+
+impl<D: sha2::Digest> Write for Hasher<D> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }

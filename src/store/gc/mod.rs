@@ -5,6 +5,7 @@
 //! gone from the index and pulls it again. It needs no free space: where a rename has no room for a name in `trash/`,
 //! the thing is deleted where it lies, its document first.
 
+mod leftovers;
 mod plan;
 
 use std::path::{Path, PathBuf};
@@ -128,29 +129,14 @@ impl Store {
         swept.failures = removal.failures;
         Ok(swept)
     }
-
-    /// Removes what an earlier process left in `staging/` and `trash/`; what this one has there stays. Call it once
-    /// after every source has been read, so that no pull finds its work gone.
-    ///
-    /// # Errors
-    /// The first thing that could not be removed; the rest was tried too.
-    pub fn empty_staging_and_trash(&self) -> Result<(), Error> {
-        self.writable("empty staging and trash")?;
-        let mut result = Ok(());
-        for dir in [self.0.layout.staging(), self.0.layout.trash()] {
-            for name in list(&dir)? {
-                if !name.starts_with(&self.0.opening) {
-                    let removed = remove_all(&dir.join(name));
-                    result = result.and(removed);
-                }
-            }
-        }
-        result
-    }
 }
 
 /// Plans over the index, in terms of what it holds.
 fn choose(index: &Index, options: &SweepOptions) -> Swept {
+    if let Some(root) = index.unknown_root() {
+        let failure = Error::UnknownRoot { path: root.path.clone(), problem: root.problem.clone() };
+        return Swept { failures: vec![failure], ..Swept::default() };
+    }
     let (graph, keys, ids) = index.graph(options.now);
     let policy = plan::Policy { grace: options.grace, image_age: options.image_age, need: options.need };
     let plan = plan::plan(&graph, policy);

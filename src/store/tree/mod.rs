@@ -55,6 +55,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// A mapper for `map_err`.
+    pub(in crate::store) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
 /// A point in time as file systems keep it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Time {
@@ -206,6 +214,14 @@ impl Merged {
     pub fn resolve(&self, _path: &Path) -> Result<PathBuf, Error> {
         todo!()
     }
+}
+
+/// The tree of a plain directory with overlay whiteouts: a container's writable layer.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn directory(_root: &Path) -> Result<Arc<dyn LayerTree>, Error> {
+    todo!()
 }
 
 /// Writes everything in `tree` as one pax tar (`export`, `cp`).
