@@ -12,7 +12,7 @@ use super::driver::{self, Driver, Seal};
 use super::error::Error;
 use super::index::LayerEntry;
 use super::key::LayerKey;
-use super::layout::{FILE_MODE, read_json};
+use super::layout::{FILE_MODE, is_absent, read_json};
 use super::tree::{LayerTree, Merged};
 use crate::oci::{DiffId, Digest};
 use crate::sys::atomic;
@@ -87,7 +87,7 @@ pub(super) fn read_damage(dir: &Path) -> Result<Option<String>, Error> {
     let path = dir.join(DAMAGED);
     match std::fs::read(&path) {
         Ok(text) => Ok(Some(String::from_utf8_lossy(&text).trim().to_owned())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if is_absent(&e) => Ok(None),
         Err(e) => Err(Error::at("read", path)(e)),
     }
 }
@@ -162,8 +162,11 @@ impl Store {
             return Err(Error::Driver { path: info.dir.clone(), source });
         }
         let problem = chain_of(&source);
-        if self.driver().is_some() {
-            self.mark_damaged(&info.key, &problem)?;
+        if self.driver().is_some()
+            && let Err(error) = self.mark_damaged(&info.key, &problem)
+        {
+            // In memory it counts all the same, and a later look finds it again.
+            tracing::warn!(layer = %info.key, %error, "cannot write down that a layer is damaged");
         }
         Err(Error::Damaged { key: info.key.clone(), problem })
     }

@@ -1,5 +1,6 @@
 //! The store as its users see it: what is kept, what goes, what a crash leaves, who may open it.
 
+mod full_disk;
 mod images;
 mod opening;
 mod roots;
