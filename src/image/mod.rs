@@ -32,7 +32,7 @@ mod tests;
 
 pub use client::{ClientError, Fault};
 pub use config::{ConfigError, RegistryConfig};
-pub use credentials::{Credential, DockerConfigSecret, HelperError, KeychainError, Secret, SecretError};
+pub use credentials::{Credential, DockerConfigSecret, Secret, SecretError};
 pub use error::{Error, Reason, Retry};
 pub use images::Images;
 pub use load::Loaded;

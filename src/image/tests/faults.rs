@@ -35,7 +35,8 @@ async fn a_body_that_is_cut_is_resumed_where_it_broke() {
     registry.publish("a/b", "1", &made);
     first(&registry, &digest, 2, Reply::Cut(100_000));
     let pulled = Node::new().pull(&registry.name("a/b:1")).await.unwrap();
-    let ranges: Vec<_> = registry.seen().iter().filter(|s| s.path.ends_with(digest.hex())).map(|s| s.range()).collect();
+    let ranges: Vec<_> =
+        registry.seen().iter().filter(|s| s.path.ends_with(digest.hex())).map(registry::Seen::range).collect();
     assert_eq!(ranges, [None, Some(100_000), Some(200_000)]);
     assert_eq!(pulled.fetched_bytes, made.layers.first().unwrap().bytes.len() as u64);
 }

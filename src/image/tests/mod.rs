@@ -29,7 +29,7 @@ fn timing() -> Timing {
         connect: Duration::from_secs(10),
         answer: Duration::from_secs(20),
         idle: Duration::from_secs(20),
-        slow_window: Duration::from_secs(60),
+        slow_window: Duration::from_mins(1),
         first_wait: Duration::from_millis(2),
         longest_wait: Duration::from_millis(10),
         patience: Duration::from_millis(1500),

@@ -202,7 +202,7 @@ where
 
 async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let seen = Seen {
         method: parts.method.to_string(),
         path: parts.uri.path().to_owned(),
@@ -293,7 +293,11 @@ fn send(bytes: Bytes, reply: Reply, guard: Option<Open>) -> Body {
                 return Some((Ok(Frame::data(bytes.slice(at..end))), (end, Some(guard))));
             }
             match reply {
-                Reply::Cut(_) if whole < bytes.len() => Some((Err(io::Error::other("cut on purpose")), (at, None))),
+                Reply::Cut(_) if whole < bytes.len() => {
+                    // What was sent before goes out first.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Some((Err(io::Error::other("cut on purpose")), (at, None)))
+                }
                 Reply::Stall(_) => std::future::pending().await,
                 _ => None,
             }
