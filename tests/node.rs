@@ -143,3 +143,43 @@ async fn a_one_off_pod_runs_and_leaves_nothing() {
     tokio::time::timeout(Duration::from_secs(10), views.wait_for(|v| v.is_empty())).await.unwrap().unwrap();
     node.shutdown().await;
 }
+
+fn manifest(dir: &Path, images: [&str; 2]) {
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: pair}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - {{name: a, image: '{}', command: [sleep, '1000']}}\n  - {{name: b, image: '{}', command: [sleep, '1000']}}\n",
+        images[0], images[1]
+    );
+    let path = dir.join("manifests");
+    std::fs::write(path.join("pair.tmp"), text).unwrap();
+    std::fs::rename(path.join("pair.tmp"), path.join("pair.yaml")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_manifest_replaces_only_its_container_and_a_removed_one_frees_its_layers() {
+    let other = image().replace("busybox:1", "busybox:2");
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    manifest(dir.path(), [&image(), &image()]);
+    let mut views = node.pods();
+    let pids = |views: &lamina::node::Views| {
+        let all = views.iter().flat_map(|v| v.lamina.containers.iter());
+        all.filter_map(|c| Some((c.attempt, c.pid?))).collect::<Vec<_>>()
+    };
+    let both = |views: &lamina::node::Views| pids(views).len() == 2;
+    let limit = Duration::from_secs(60);
+    let before = pids(&*tokio::time::timeout(limit, views.wait_for(both)).await.unwrap().unwrap());
+    manifest(dir.path(), [&other, &image()]);
+    let replaced = |views: &lamina::node::Views| both(views) && pids(views)[0].0 == 1;
+    let after = pids(&*tokio::time::timeout(limit, views.wait_for(replaced)).await.unwrap().unwrap());
+    assert_eq!(before[1], after[1], "the other container did not notice");
+    assert_ne!(before[0].1, after[0].1);
+    std::fs::remove_file(dir.path().join("manifests/pair.yaml")).unwrap();
+    tokio::time::timeout(limit, views.wait_for(|v| v.is_empty())).await.unwrap().unwrap();
+    let begin = Instant::now();
+    while !node.store().layers().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "layers are freed at once: {:?}", node.store().refs());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.shutdown().await;
+}
