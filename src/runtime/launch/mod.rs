@@ -66,6 +66,9 @@ pub enum Source<'a> {
     /// A mount that the caller holds. It is cloned for each container, so it must be attached in the caller's mount
     /// namespace or the kernel must be 6.15 or later; what is mounted below it comes along.
     Mount(BorrowedFd<'a>),
+    /// A detached mount that was made for this bind alone: it is used itself. The kernel lets nobody clone one that was
+    /// cloned in another mount namespace, as those of host paths are. It has no `sub_path`.
+    Own(BorrowedFd<'a>),
     /// A file or directory of the caller's mount namespace.
     Path(&'a Path),
 }
