@@ -133,7 +133,7 @@ impl Real {
 
     pub(super) async fn teardown(&mut self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
         if let Some(shim) = &self.shim
-            && let Err(error) = shim.handle.client.shutdown().await
+            && let Err(error) = super::answered(&self.key, shim.handle.client.shutdown()).await
         {
             tracing::warn!(pod = %self.key, error = %chain(&error), "the shim did not end by itself; its cgroup is killed");
         }
