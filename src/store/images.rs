@@ -197,7 +197,7 @@ impl Store {
             config_digest,
             layers: layers.into(),
             access,
-            stored_at: before.as_ref().map_or_else(SystemTime::now, |record| record.stored_at),
+            stored_at: before.as_ref().map_or_else(super::seconds::now, |record| record.stored_at),
         };
         // Its documents may have been damaged since.
         let whole = before.is_some() && self.documents(&id).is_ok_and(|stored| stored.check(&record).is_ok());

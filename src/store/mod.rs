@@ -212,6 +212,12 @@ mod seconds {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
+    /// The present in whole seconds: what is kept in memory is then what a restart reads back.
+    pub(super) fn now() -> SystemTime {
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        SystemTime::UNIX_EPOCH + Duration::from_secs(age)
+    }
+
     /// Times before 1970 count as 1970: no clock of a node stands there on purpose.
     pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs()))

@@ -2,6 +2,7 @@
 
 mod full_disk;
 mod images;
+mod model;
 mod opening;
 mod roots;
 mod support;
