@@ -13,7 +13,7 @@ use crate::pod::backoff;
 use crate::pod::desired::Wanted;
 use crate::pod::engine::{Push, StepError};
 use crate::pod::metrics;
-use crate::pod::plan::Step;
+use crate::pod::plan::{Step, containers, next_start};
 use crate::pod::real::Machine;
 use crate::pod::state::{Exit, Observed};
 use crate::pod::view::{self, Surroundings};
@@ -40,6 +40,8 @@ struct State {
     owned: BTreeMap<PodKey, (ObjectKey, workload::Observed)>,
     statuses: BTreeMap<ObjectKey, WorkloadStatus>,
     ignored: BTreeMap<PodKey, Vec<String>>,
+    /// Since when pods are not as desired.
+    pending: BTreeMap<PodKey, Instant>,
 }
 
 impl Board {
@@ -72,9 +74,25 @@ impl Board {
         self.0.views.send_replace(Arc::new(state.views.values().cloned().collect()));
     }
 
+    /// Notes whether a pod is as desired.
+    fn settled(&self, key: &PodKey, settled: bool) {
+        let mut state = self.state();
+        if settled {
+            state.pending.remove(key);
+        } else {
+            state.pending.entry(key.clone()).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Since when the pod that waits longest is not as desired.
+    pub(super) fn pending(&self) -> Option<Instant> {
+        self.state().pending.values().min().copied()
+    }
+
     pub(super) fn remove(&self, key: &PodKey) {
         let owned = {
             let mut state = self.state();
+            state.pending.remove(key);
             state.ignored.remove(key);
             state.owned.remove(key).is_some()
         };
@@ -166,7 +184,8 @@ impl Listener {
 }
 
 impl Audience for Listener {
-    fn publish(&mut self, _wanted: &Wanted, seen: &Observed) {
+    fn publish(&mut self, wanted: &Wanted, seen: &Observed) {
+        self.board.settled(&self.key, settled(wanted, seen));
         let now = (backoff::now(), Timestamp::now());
         let uid = seen.record.as_ref().map(|r| &r.uid);
         let around = Surroundings {
@@ -274,6 +293,22 @@ impl Audience for Listener {
             Push::ShimLost | Push::Look => {}
         }
     }
+}
+
+/// Whether a pod is as desired: what waits for a restart's or a pull's next try is not.
+fn settled(wanted: &Wanted, seen: &Observed) -> bool {
+    let Some(record) = &seen.record else { return wanted.desired.is_none() };
+    if wanted.desired.is_none() || record.doomed.is_some() || seen.failure.is_some() {
+        return false;
+    }
+    containers(&record.pod).iter().all(|container| {
+        let generation = record.containers.get(&container.name).map_or(0, |g| g.spec);
+        seen.containers.get(&container.name).is_some_and(|c| match &c.attempt {
+            Some(a) if a.exit.is_none() => a.generations.spec == generation,
+            Some(_) => next_start(record, generation, c).is_none(),
+            None => false,
+        })
+    })
 }
 
 fn observed(

@@ -153,6 +153,8 @@ impl Manager {
                 self.workers.remove(&key);
                 self.graces.remove(&key);
                 self.board.remove(&key);
+                // Streams for a start that never came are closed, and their client is told by that.
+                drop(self.machine.take_attach(&key));
             }
             Err(error) => {
                 // A bug; the pods of workers that are gone get new ones, which begin with a look.

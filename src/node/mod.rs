@@ -33,6 +33,7 @@ mod collect;
 mod error;
 mod events;
 mod manager;
+mod metrics;
 mod objects;
 mod process;
 mod repair;
@@ -88,11 +89,11 @@ impl Node {
     ///
     /// # Errors
     /// If another agent holds the store, or the node cannot run at all.
-    pub async fn start(settings: Settings, metrics: Registry) -> Result<Self, Error> {
+    pub async fn start(settings: Settings, registry: Registry) -> Result<Self, Error> {
         let blocking = |e: tokio::task::JoinError| Error::failed("start the node")(e);
         let opened = {
-            let (settings, metrics) = (settings.clone(), metrics.clone());
-            tokio::task::spawn_blocking(move || open(&settings, &metrics)).await.map_err(blocking)??
+            let (settings, registry) = (settings.clone(), registry.clone());
+            tokio::task::spawn_blocking(move || open(&settings, &registry)).await.map_err(blocking)??
         };
         let Opened { machine, events, desired, found } = opened;
         let directories: Vec<Directory> =
@@ -107,9 +108,12 @@ impl Node {
             high: settings.gc_high,
             low: settings.gc_low,
         };
-        let gc_metrics = collect::Metrics::new(&metrics).map_err(Error::failed("set up metrics"))?;
+        let gc_metrics = collect::Metrics::new(&registry).map_err(Error::failed("set up metrics"))?;
         let collector = Collector::new(Arc::clone(&machine), events.clone(), gc_metrics, policy);
         let board = Board::new();
+        let counts = metrics::Counts::new(board.clone(), Arc::clone(&machine), sets.clone());
+        let counts = counts.map_err(Error::failed("set up metrics"))?;
+        registry.collector(Box::new(counts)).map_err(Error::failed("set up metrics"))?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let (synced, is_synced) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
@@ -122,7 +126,7 @@ impl Node {
         ];
         let inner = Inner {
             settings,
-            metrics,
+            metrics: registry,
             machine,
             events,
             board,

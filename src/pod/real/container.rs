@@ -41,7 +41,11 @@ impl Real {
         let generations = record.containers.get(name).copied().unwrap_or_default();
         self.forget_before(name, number).await;
         let image = self.image(name, generations.spec, seen)?;
-        self.keep_layers(&image).await?;
+        if let Err(error) = self.keep_layers(&image).await {
+            // A layer that is gone or damaged is fetched again before the next try.
+            seen.containers.entry(name.to_owned()).or_default().image = Image::Unknown;
+            return Err(error);
+        }
         let attempt = Attempt {
             number,
             generations,
@@ -236,7 +240,8 @@ impl Real {
 
     async fn signal(&self, name: &str, attempt: u32, signal: i32, all: bool) {
         let Ok(client) = self.client() else { return };
-        if let Err(error) = client.signal(target(name, attempt), signal, all).await {
+        let asked = client.signal(target(name, attempt), signal, all);
+        if let Err(error) = super::answered(&self.key, asked).await {
             // It ended meanwhile (its exit is on its way), or the shim is lost (which is on its way, too).
             tracing::debug!(pod = %self.key, container = name, error = %chain(&error), "a signal did not arrive");
         }

@@ -132,7 +132,7 @@ impl Real {
         }
         if let Ok(client) = self.client() {
             let names = unused.iter().map(|key| format!("{KEPT_LAYER}{key}")).collect();
-            if let Err(error) = client.drop_kept(names).await {
+            if let Err(error) = super::answered(&self.key, client.drop_kept(names)).await {
                 tracing::warn!(pod = %self.key, error = %chain(&error), "the shim keeps layers that it should not");
             }
         }
@@ -146,7 +146,7 @@ impl Real {
         let old: Vec<_> = self.known.iter().filter(|(c, n)| c == container && *n < end).cloned().collect();
         for (name, number) in old {
             if let Ok(client) = self.client()
-                && let Err(error) = client.delete(look::target(&name, number)).await
+                && let Err(error) = super::answered(&self.key, client.delete(look::target(&name, number))).await
             {
                 tracing::debug!(pod = %self.key, error = %chain(&error), "an old attempt is forgotten already");
             }

@@ -85,7 +85,7 @@ impl Real {
             }
         }
         let client = self.client().ok()?.clone();
-        match client.status().await {
+        match super::answered(&self.key, client.status()).await {
             Ok(status) => {
                 if let Err(error) = self.adopt(&client, &status).await {
                     tracing::warn!(pod = %self.key, error = %error, "cannot take over what the shim keeps");

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -23,7 +24,7 @@ use super::state::{Observed, Record};
 use crate::api::{PodKey, PodUid};
 use crate::oci::Digest;
 use crate::rootfs::Layer;
-use crate::runtime::client::{Client, Events};
+use crate::runtime::client::{self, Client, Events};
 use crate::runtime::protocol;
 use crate::sys::mount::Mount;
 
@@ -43,6 +44,21 @@ pub use machine::{Handle, Machine, Parts, PendingAttach};
 
 /// Containers of a pod, by name.
 type PerContainer<T> = BTreeMap<String, T>;
+
+/// How long a shim may take for anything but a start (which limits itself). One that is stopped or stuck must not hold
+/// up its pod's end: after this its cgroup is killed.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Waits for a shim's answer, but not for ever.
+async fn answered<T>(
+    pod: &PodKey,
+    request: impl Future<Output = Result<T, client::Error>>,
+) -> Result<T, client::Error> {
+    match tokio::time::timeout(ANSWER, request).await {
+        Ok(answer) => answer,
+        Err(_) => Err(client::Error::Lost { pod: pod.to_string() }),
+    }
+}
 
 /// Takes a lock; each change under it is a single insertion, so what a panicked holder left is whole.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

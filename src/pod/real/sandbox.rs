@@ -12,6 +12,7 @@ use crate::pod::desired::Desired;
 use crate::pod::engine::{StepError, chain};
 use crate::pod::metrics::Phase;
 use crate::pod::state::{AttemptFailure, Observed, Record, Sandbox};
+use crate::runtime;
 use crate::runtime::client::Client;
 use crate::runtime::shim::{Config, Network};
 use crate::sys::cgroup::Cgroup;
@@ -68,6 +69,8 @@ impl Real {
             network,
             hostname,
             host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or_default(),
+            // A quantity that cannot be read fails the pod's containers, with its name; not its sandbox.
+            limits: runtime::spec::pod_limits(&record.pod).unwrap_or_default(),
         }
     }
 
@@ -130,7 +133,7 @@ impl Real {
 
     pub(super) async fn teardown(&mut self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
         if let Some(shim) = &self.shim
-            && let Err(error) = shim.handle.client.shutdown().await
+            && let Err(error) = super::answered(&self.key, shim.handle.client.shutdown()).await
         {
             tracing::warn!(pod = %self.key, error = %chain(&error), "the shim did not end by itself; its cgroup is killed");
         }
