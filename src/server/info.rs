@@ -2,6 +2,7 @@
 
 use super::State;
 use super::report::Info;
+use crate::api::duration::short;
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::mount::Tier;
 
@@ -78,8 +79,11 @@ pub(super) fn info(state: &State) -> Info {
                     pair(
                         "collection",
                         format!(
-                            "grace {:?}, image age {:?}, disk {} % to {} %",
-                            settings.gc_grace, settings.gc_image_age, settings.gc_high, settings.gc_low
+                            "grace {}, image age {}, disk {} % to {} %",
+                            short(settings.gc_grace),
+                            short(settings.gc_image_age),
+                            settings.gc_high,
+                            settings.gc_low
                         ),
                     ),
                 ],

@@ -179,6 +179,3 @@ impl Server {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

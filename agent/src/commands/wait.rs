@@ -51,6 +51,9 @@ impl Goal {
     }
 }
 
+/// Shorter waits are told in milliseconds.
+const WHOLE: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Deserialize)]
 struct Answer {
     reached: bool,
@@ -89,7 +92,7 @@ pub(crate) async fn until(
     if answer.reached {
         return Ok(());
     }
-    let waited = if timeout.subsec_millis() == 0 { duration::short(timeout) } else { format!("{timeout:.1?}") };
+    let waited = if timeout < WHOLE { format!("{}ms", timeout.as_millis()) } else { duration::short(timeout) };
     Err(Failure::new(
         Status::TimedOut,
         format!("{kind}/{name} is not {} after {waited}: {}", goal.name(), answer.state),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerStatus;
 
-use super::families::{Families, Family, counter, gauge, real, seconds};
+use super::families::{Families, Family, count, counter, gauge, real, seconds};
 use super::network;
 use super::writable::Writable;
 use crate::api::PodView;
@@ -46,7 +46,7 @@ const FROM_STATS: &[FromStats] = &[
         Some(s.memory_limit.map_or(0.0, real))
     }),
     (counter("container_oom_events_total", "Processes killed for want of memory."), |s| s.oom_kills.map(real)),
-    (gauge("container_processes", "Processes (and threads, as cgroups count) that there are."), |s| s.pids.map(real)),
+    (gauge("container_threads", "Threads that there are, each process's first included."), |s| s.pids.map(real)),
     (counter("container_fs_reads_bytes_total", "Bytes read from disks."), |s| s.io_read_bytes.map(real)),
     (counter("container_fs_writes_bytes_total", "Bytes written to disks."), |s| s.io_write_bytes.map(real)),
     (counter("container_fs_reads_total", "Reads from disks."), |s| s.io_reads.map(real)),
@@ -54,6 +54,8 @@ const FROM_STATS: &[FromStats] = &[
 ];
 
 const FAILURES: Family = counter("container_memory_failures_total", "Page faults, by type.");
+const PROCESSES: Family = gauge("container_processes", "Processes that there are.");
+const DESCRIPTORS: Family = gauge("container_file_descriptors", "File descriptors that its processes have open.");
 const START: Family = gauge("container_start_time_seconds", "When the container started, in seconds since 1970.");
 const SEEN: Family = gauge("container_last_seen", "When the container was last seen, in seconds since 1970.");
 const FS_USAGE: Family = gauge("container_fs_usage_bytes", "Bytes of the container's writable layer on disk.");
@@ -68,6 +70,9 @@ const TERMINATED: Family = gauge(
 );
 const POD_CPU: Family = counter("pod_cpu_usage_seconds_total", "Seconds of cpu time used by a pod's containers.");
 const POD_MEMORY: Family = gauge("pod_memory_working_set_bytes", "Bytes in use by a pod's containers.");
+
+/// Of how many processes of one container the descriptors are counted: a fork bomb must not make a scrape slow.
+const MAX_PROCESSES: usize = 256;
 
 /// The reasons that get a series; any other counts as `Error`, so that their number is bounded.
 const REASONS: [&str; 4] = ["Completed", "Error", "OOMKilled", "ContainerCannotRun"];
@@ -118,7 +123,8 @@ fn running(
     (cpu, memory): (&mut Option<f64>, &mut Option<f64>),
 ) {
     let (Some(_), Some(path), Some(h)) = (container.pid, &container.cgroup, h) else { return };
-    let stats = Cgroup::open(h, path).stats();
+    let group = Cgroup::open(h, path);
+    let stats = group.stats();
     for (family, value) in FROM_STATS {
         // The kernel accounts all cores together, which cAdvisor calls `total`.
         let value = value(&stats);
@@ -131,6 +137,12 @@ fn running(
         }
     }
     add(memory, stats.memory_working_set.map(real));
+    if let Ok(pids) = group.pids() {
+        out.add(&PROCESSES, labels, Some(count(pids.len())));
+        // A process that is gone by now has none.
+        let open = |pid: &i32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        out.add(&DESCRIPTORS, labels, Some(count(pids.iter().take(MAX_PROCESSES).map(open).sum())));
+    }
     if let Some(faults) = stats.major_faults {
         let with_type: Vec<_> =
             labels.iter().copied().chain([("failure_type", "pgmajfault"), ("scope", "container")]).collect();

@@ -35,6 +35,11 @@ pub(super) fn real(n: u64) -> f64 {
     n as f64
 }
 
+/// A number of things.
+pub(super) fn count(n: usize) -> f64 {
+    real(u64::try_from(n).unwrap_or(u64::MAX))
+}
+
 /// Microseconds in seconds.
 pub(super) fn seconds(micros: u64) -> f64 {
     real(micros) / 1e6

@@ -1,6 +1,6 @@
 //! `lamina_layer*` and `lamina_store_*`: what the store holds, from its index; and the disk it lies on.
 
-use super::families::{Families, Family, gauge, real};
+use super::families::{Families, Family, count, gauge, real};
 use crate::store::{LayerUsage, Store};
 
 const LAYERS: Family = gauge("lamina_layers", "Layers in the store, by whether something needs them.");
@@ -24,10 +24,6 @@ pub(crate) fn state(layer: &LayerUsage) -> &'static str {
         (0, _) => "cached",
         _ => "referenced",
     }
-}
-
-fn count(n: usize) -> f64 {
-    real(u64::try_from(n).unwrap_or(u64::MAX))
 }
 
 pub(super) fn collect(out: &mut Families, store: &Store, series: usize) {

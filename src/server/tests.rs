@@ -1,1 +1,0 @@
-//! The API over a real socket, as a client sees it.
