@@ -176,10 +176,10 @@ async fn a_changed_manifest_replaces_only_its_container_and_a_removed_one_frees_
     };
     let both = |views: &lamina::node::Views| pids(views).len() == 2;
     let limit = Duration::from_secs(60);
-    let before = pids(&*tokio::time::timeout(limit, views.wait_for(both)).await.unwrap().unwrap());
+    let before = pids(&tokio::time::timeout(limit, views.wait_for(both)).await.unwrap().unwrap());
     manifest(dir.path(), [&other, &image()]);
     let replaced = |views: &lamina::node::Views| both(views) && pids(views)[0].0 == 1;
-    let after = pids(&*tokio::time::timeout(limit, views.wait_for(replaced)).await.unwrap().unwrap());
+    let after = pids(&tokio::time::timeout(limit, views.wait_for(replaced)).await.unwrap().unwrap());
     assert_eq!(before[1], after[1], "the other container did not notice");
     assert_ne!(before[0].1, after[0].1);
     std::fs::remove_file(dir.path().join("manifests/pair.yaml")).unwrap();
