@@ -62,7 +62,6 @@ pub enum Error {
 
 impl Error {
     /// A mapper for `map_err`: what was attempted when a lower module failed.
-    #[expect(dead_code, reason = "the signatures land before the bodies")]
     pub(crate) fn failed<E>(action: impl Into<String>) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,

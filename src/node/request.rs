@@ -6,17 +6,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::session::Attach;
-
-/// An object by name, as a person names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct ObjectRef {
-    /// As written in manifests: `Pod`, `Deployment`, …
-    pub kind: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
+use crate::api::ObjectKey;
+use crate::source::desired::Applied;
 
 /// A container by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,27 +29,11 @@ pub struct ApplyOptions {
     pub prune: bool,
 }
 
-/// What applying one object did, or would do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Applied {
-    /// It is new.
-    Created,
-    /// It differs from what was there.
-    Configured,
-    /// It says what was there already.
-    Unchanged,
-    /// It was removed.
-    Deleted,
-    /// Accepted, and does nothing here.
-    Ignored,
-}
-
 /// What one apply or delete did, object by object, in the order of the documents.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ApplyReport {
     /// One row an object.
-    pub objects: Vec<(ObjectRef, Applied)>,
+    pub objects: Vec<(ObjectKey, Applied)>,
 }
 
 /// How to delete.
@@ -119,4 +94,11 @@ pub struct Readiness {
     pub ready: bool,
     /// What is waited for, when it is not.
     pub reason: String,
+}
+
+impl Readiness {
+    /// Not ready, for a reason.
+    pub(super) fn waiting(reason: &str) -> Self {
+        Self { ready: false, reason: reason.to_owned() }
+    }
 }

@@ -13,8 +13,10 @@ pub mod desired;
 pub mod engine;
 pub mod metrics;
 pub mod plan;
+pub mod real;
 mod seen;
 pub mod state;
 #[cfg(test)]
 mod tests;
+pub mod view;
 pub mod worker;

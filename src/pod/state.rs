@@ -77,8 +77,8 @@ pub struct Origin {
     pub source: Source,
     /// The file that declares it, where there is one.
     pub file: Option<String>,
-    /// The workload whose template made it, as `Deployment/web`.
-    pub workload: Option<String>,
+    /// The workload whose template made it.
+    pub workload: Option<crate::api::workload::Owner>,
 }
 
 /// The kinds of source.
@@ -96,6 +96,15 @@ pub enum Source {
 }
 
 impl Source {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Directory => "manifests",
+            Self::Desired => "desired",
+            Self::Run | Self::RunOnce => "run",
+        }
+    }
+
     /// Whether the pod must be known again after a power cut.
     pub const fn durable(self) -> bool {
         !matches!(self, Self::Run | Self::RunOnce)
@@ -138,6 +147,8 @@ pub enum Sandbox {
 pub struct Observation {
     /// The newest attempt.
     pub attempt: Option<Attempt>,
+    /// The one before it, for show.
+    pub previous: Option<Attempt>,
     /// How many older attempts are still on disk.
     pub older: u32,
     /// The generations of its image refs, besides the current one.
@@ -172,14 +183,33 @@ pub struct Attempt {
     /// How many ended starts before it count for the wait (see [`super::backoff`]).
     pub level: u32,
     /// When it started.
+    #[serde(skip)]
     pub started: Tick,
     /// The same, for show.
     pub started_at: jiff::Timestamp,
-    /// The image's manifest digest.
+    /// The digest of its image's manifest.
     pub image: String,
+    /// The keys of its image's layers, lowest first.
+    #[serde(default)]
+    pub layers: Vec<String>,
+    /// Why it ended, where its exit status does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<AttemptFailure>,
+    /// Its first process, as the host sees it, while it runs.
+    #[serde(skip)]
+    pub pid: Option<u32>,
     /// How it ended.
     #[serde(skip)]
     pub exit: Option<Exit>,
+}
+
+/// Why an attempt ended that did not come to run, or of whose end nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptFailure {
+    /// A word, as Kubernetes has them.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
 }
 
 /// How an attempt ended.
@@ -190,7 +220,7 @@ pub struct Exit {
     /// The signal.
     pub signal: Option<i32>,
     /// A word, as Kubernetes has them: `Completed`, `Error`, `OOMKilled`, `StartError`, `ContainerStatusUnknown`.
-    pub reason: &'static str,
+    pub reason: String,
     /// What more there is to say, as why it could not be started.
     pub message: Option<String>,
     /// When, for waits.

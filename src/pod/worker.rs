@@ -50,7 +50,8 @@ pub async fn run<E: Engine, A: Audience>(
     let mut current = wanted.borrow_and_update().clone();
     loop {
         let timer = metrics.pass();
-        let pass = pass(&mut engine, &mut audience, &current, &mut seen).await;
+        // Boxed, as are looks: a worker that sleeps should be small, and there are many.
+        let pass = Box::pin(pass(&mut engine, &mut audience, &current, &mut seen)).await;
         timer.done(pass.changed, pass.failed);
         audience.publish(&current, &seen);
         if current.desired.is_none() && seen.record.is_none() && seen.failure.is_none() {
@@ -135,7 +136,7 @@ async fn pass<E: Engine, A: Audience>(engine: &mut E, audience: &mut A, wanted: 
 }
 
 async fn look<E: Engine>(engine: &mut E, seen: &mut Observed) {
-    match engine.look().await {
+    match Box::pin(engine.look()).await {
         Ok(fresh) => seen.renew(fresh),
         Err(error) => {
             tracing::warn!(error = %error.message, "cannot see what is there");

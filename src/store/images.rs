@@ -197,12 +197,14 @@ impl Store {
             config_digest,
             layers: layers.into(),
             access,
-            stored_at: before.as_ref().map_or_else(SystemTime::now, |record| record.stored_at),
+            stored_at: before.as_ref().map_or_else(super::seconds::now, |record| record.stored_at),
         };
+        // Its documents may have been damaged since.
+        let whole = before.is_some() && self.documents(&id).is_ok_and(|stored| stored.check(&record).is_ok());
         match before {
-            Some(before) if *before == record => {}
-            Some(_) => self.write_record(&record)?,
-            None => self.commit_image(&documents, &record)?,
+            Some(before) if whole && *before == record => {}
+            Some(_) if whole => self.write_record(&record)?,
+            _ => self.commit_image(&documents, &record)?,
         }
         let image = image_from(&record, config);
         self.index().add_image(Arc::new(record), Instant::now());
@@ -288,9 +290,11 @@ impl Store {
         let path = staging.path().join(DOCUMENT);
         atomic::write(&path, &record_json(record, &path)?, FILE_MODE)?;
         let place = layout.image(&record.id);
-        // What lies there without being in the index could not be read.
+        // What lies there could not be read, or is damaged.
         remove_all(&place)?;
-        Ok(atomic::commit(staging.path(), &place)?)
+        atomic::commit(staging.path(), &place)?;
+        self.index().reread(&place.join(DOCUMENT));
+        Ok(())
     }
 
     fn write_record(&self, record: &ImageRecord) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use super::driver::{self, Driver, Seal};
 use super::error::Error;
 use super::index::LayerEntry;
 use super::key::LayerKey;
-use super::layout::{FILE_MODE, read_json};
+use super::layout::{FILE_MODE, is_absent, read_json};
 use super::tree::{LayerTree, Merged};
 use crate::oci::{DiffId, Digest};
 use crate::sys::atomic;
@@ -87,7 +87,7 @@ pub(super) fn read_damage(dir: &Path) -> Result<Option<String>, Error> {
     let path = dir.join(DAMAGED);
     match std::fs::read(&path) {
         Ok(text) => Ok(Some(String::from_utf8_lossy(&text).trim().to_owned())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if is_absent(&e) => Ok(None),
         Err(e) => Err(Error::at("read", path)(e)),
     }
 }
@@ -147,9 +147,7 @@ impl Store {
     /// As [`Store::verify`].
     pub fn verify_full(&self, key: &LayerKey) -> Result<Arc<LayerInfo>, Error> {
         let info = self.layer(key)?;
-        let sealed = info.driver.verify_seal(&info.dir, &info.seal);
-        let verdict = sealed.and_then(|()| info.driver.verify_full(&info.dir, &info.seal, &info.diff_id));
-        self.judge(&info, verdict)?;
+        self.judge(&info, info.driver.verify_full(&info.dir, &info.seal, &info.diff_id))?;
         Ok(info)
     }
 
@@ -164,8 +162,11 @@ impl Store {
             return Err(Error::Driver { path: info.dir.clone(), source });
         }
         let problem = chain_of(&source);
-        if self.driver().is_some() {
-            self.mark_damaged(&info.key, &problem)?;
+        if self.driver().is_some()
+            && let Err(error) = self.mark_damaged(&info.key, &problem)
+        {
+            // In memory it counts all the same, and a later look finds it again.
+            tracing::warn!(layer = %info.key, %error, "cannot write down that a layer is damaged");
         }
         Err(Error::Damaged { key: info.key.clone(), problem })
     }
@@ -224,7 +225,14 @@ impl Store {
 fn is_damage(error: &driver::Error) -> bool {
     match error {
         driver::Error::Damaged { .. } => true,
-        driver::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        driver::Error::Io { source, .. } => matches!(
+            source.kind(),
+            // A part of it is gone, or what is there does not decompress.
+            std::io::ErrorKind::NotFound
+                | std::io::ErrorKind::NotADirectory
+                | std::io::ErrorKind::InvalidData
+                | std::io::ErrorKind::UnexpectedEof
+        ),
         driver::Error::Tree(error) => matches!(error, super::tree::Error::Damaged { .. }),
         _ => false,
     }

@@ -135,23 +135,32 @@ pub(super) fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>, Er
     Ok(text)
 }
 
+/// Whether nothing of that name is there, or something else is where its directory should be.
+pub(super) fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
 /// Reads one document of the store; `None` where there is none.
 pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Error> {
     match std::fs::read(path) {
         Ok(text) => {
             serde_json::from_slice(&text).map(Some).map_err(|source| Error::Document { path: path.to_owned(), source })
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if is_absent(&e) => Ok(None),
+        // Not ours, whatever it is; it must not keep the store from opening.
+        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => {
+            Err(Error::Document { path: path.to_owned(), source: serde::de::Error::custom("it is a directory") })
+        }
         Err(e) => Err(Error::at("read", path)(e)),
     }
 }
 
-/// The entries of a directory in the order of their names; none where it is missing. Names that are no UTF-8 are not
+/// The entries of a directory in the order of their names; none where it is missing or no directory. Names that are no UTF-8 are not
 /// ours, and left out.
 pub(super) fn list(dir: &Path) -> Result<Vec<String>, Error> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if is_absent(&e) => return Ok(Vec::new()),
         Err(e) => return Err(Error::at("list", dir)(e)),
     };
     let mut names = Vec::new();

@@ -35,13 +35,14 @@ fn lenient<T>(
     path: &Path,
     read: Result<Option<T>, Error>,
 ) -> Result<Option<T>, Error> {
-    let problem = match read {
+    let (problem, is_there) = match read {
         Ok(Some(value)) => return Ok(Some(value)),
-        Ok(None) => "it is missing".to_owned(),
-        Err(Error::Document { source, .. }) => source.to_string(),
+        Ok(None) => ("it is missing".to_owned(), false),
+        Err(Error::Document { source, .. }) => (source.to_string(), true),
         Err(e) => return Err(e),
     };
-    let root = path.starts_with(layout.refs()) || path.starts_with(layout.tags());
+    // What a ref or tag holds, or which layers a held image has, cannot be told then.
+    let root = is_there && (path.starts_with(layout.refs()) || path.starts_with(layout.images()));
     index.unreadable.push(Unreadable { path: path.to_owned(), problem, root });
     Ok(None)
 }

@@ -56,7 +56,7 @@ pub use key::{ImageId, LayerKey};
 pub use layers::{LayerInfo, LayerSource};
 pub use refs::{Held, Ref, RefKind, UnknownKind};
 pub use tags::{Tag, TagOrigin};
-pub use usage::{ImageUsage, LayerUsage, Usage};
+pub use usage::{Capacity, ImageUsage, LayerUsage, Usage};
 pub use why::{Chain, Why};
 
 use convert::Limits;
@@ -211,6 +211,12 @@ mod seconds {
     use std::time::{Duration, SystemTime};
 
     use serde::{Deserialize, Deserializer, Serializer};
+
+    /// The present in whole seconds: what is kept in memory is then what a restart reads back.
+    pub(super) fn now() -> SystemTime {
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        SystemTime::UNIX_EPOCH + Duration::from_secs(age)
+    }
 
     /// Times before 1970 count as 1970: no clock of a node stands there on purpose.
     pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {

@@ -70,7 +70,7 @@ impl Store {
             };
         }
         drop(index);
-        let tag = Tag { reference: reference.clone(), image: image.clone(), origin, set_at: SystemTime::now() };
+        let tag = Tag { reference: reference.clone(), image: image.clone(), origin, set_at: super::seconds::now() };
         let path = self.tag_path(reference);
         atomic::write(&path, &to_json(&tag, &path)?, FILE_MODE)?;
         index = self.index();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::Store;
+use super::error::Error;
 use super::index::Index;
 use super::key::{ImageId, LayerKey};
 use crate::oci::{DiffId, Reference};
@@ -67,7 +68,35 @@ impl Usage {
     }
 }
 
+/// The file system that the store lies on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Its size in bytes.
+    pub total: u64,
+    /// Bytes that root may still use.
+    pub free: u64,
+    /// Inodes that are left; 0 also where the file system does not count them.
+    pub inodes_free: u64,
+    /// All its inodes; 0 where the file system does not count them.
+    pub inodes_total: u64,
+}
+
 impl Store {
+    /// How full the file system is. One system call.
+    ///
+    /// # Errors
+    /// If the file system does not answer.
+    pub fn capacity(&self) -> Result<Capacity, Error> {
+        let stat =
+            rustix::fs::statvfs(self.root()).map_err(|e| Error::at("look at the space of", self.root())(e.into()))?;
+        Ok(Capacity {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bfree.saturating_mul(stat.f_frsize),
+            inodes_free: stat.f_ffree,
+            inodes_total: stat.f_files,
+        })
+    }
+
     /// How much space the layers and images take.
     pub fn usage(&self) -> Usage {
         measure(&self.index())

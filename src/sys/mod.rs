@@ -7,6 +7,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod device;
 pub mod lease;
+pub mod inside;
 pub mod loopdev;
 pub mod mount;
 pub mod namespace;

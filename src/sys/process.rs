@@ -48,14 +48,15 @@ struct CloneArgs {
 
 /// Makes a copy of the calling process, with the namespaces and the cgroup asked for.
 ///
-/// # Safety
-/// The calling process must have one thread only: the child goes on with a copy of this thread alone, so a lock that
-/// another thread held would stay locked in it for ever.
-///
 /// # Errors
-/// If the kernel refuses.
-#[expect(unsafe_code, reason = "the caller must vouch for its threads")]
-pub unsafe fn fork(options: Clone<'_>) -> io::Result<Forked> {
+/// If the caller has more than one thread (a lock that another thread holds would stay locked in the child for ever),
+/// or the kernel refuses.
+pub fn fork(options: Clone<'_>) -> io::Result<Forked> {
+    use std::os::unix::fs::MetadataExt as _;
+    // The directory has one link more than two for each thread.
+    if std::fs::metadata("/proc/self/task")?.nlink() != 3 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "only a process of one thread can be copied"));
+    }
     let mut pidfd: RawFd = -1;
     let mut flags = libc::CLONE_PIDFD.unsigned_abs();
     for (wanted, flag) in [(options.mount, libc::CLONE_NEWNS), (options.pid, libc::CLONE_NEWPID)] {
@@ -75,12 +76,14 @@ pub unsafe fn fork(options: Clone<'_>) -> io::Result<Forked> {
     }
     // SAFETY: `args` is a `struct clone_args` of the size passed, `pidfd` lives until after the call. Without
     // CLONE_VM and without a stack the child has a copy of all memory, this stack included, as after `fork`; that the
-    // copy is consistent is the caller's promise (one thread).
+    // copy is consistent was checked above: there is no other thread that could be in the middle of something.
+    #[expect(unsafe_code, reason = "a system call without a wrapper")]
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     match pid {
         0 => Ok(Forked::Child),
         pid if pid > 0 => {
             // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+            #[expect(unsafe_code, reason = "takes over a new descriptor")]
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Forked::Parent { pid: i32::try_from(pid).unwrap_or_default(), pidfd })
         }
@@ -228,4 +231,14 @@ pub fn set_limit(name: &str, soft: u64, hard: u64) -> io::Result<Option<(u64, u6
         }
         Err(e) => Err(e.into()),
     }
+}
+
+/// Whether the process may be traced and its files below `/proc` read by others of its user.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    let behavior = if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
+    Ok(set_dumpable_behavior(behavior)?)
 }

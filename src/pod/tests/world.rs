@@ -41,7 +41,7 @@ pub(super) fn exit(code: i32, now: Tick) -> Exit {
     Exit {
         code,
         signal: None,
-        reason: if code == 0 { "Completed" } else { "Error" },
+        reason: if code == 0 { "Completed" } else { "Error" }.to_owned(),
         message: None,
         finished: now,
         finished_at: jiff::Timestamp::UNIX_EPOCH,
@@ -159,6 +159,9 @@ impl World {
                     started: self.now,
                     started_at: jiff::Timestamp::UNIX_EPOCH,
                     image: String::new(),
+                    layers: Vec::new(),
+                    failure: None,
+                    pid: None,
                     exit: None,
                 });
                 self.next_pid += 1;

@@ -162,13 +162,16 @@ impl Client {
             shared.receive(&mut receiver).await
         };
         let greeted = tokio::time::timeout(HELLO_TIMEOUT, greeting).await;
-        let frame = greeted
-            .map_err(|_| Error::Unresponsive { socket: socket.clone() })?
-            .map_err(|source| Error::Talk { pod: pod.to_owned(), source })?;
+        let frame = greeted.map_err(|_| Error::Unresponsive { socket: socket.clone() })?.or_else(|e| match e {
+            // A shim that has just died: its listener still took the connection.
+            frame::Error::Socket { .. } => Ok(None),
+            source => Err(Error::Talk { pod: pod.to_owned(), source }),
+        })?;
         let hello = match frame.as_ref().map(frame::Frame::message::<FromShim>) {
             Some(Ok(FromShim::Hello(hello))) => hello,
             Some(_) => return Err(Error::Confused { pod: pod.to_owned() }),
-            None => return Err(Error::Foreign { socket, reason: "it refuses this agent".to_owned() }),
+            // One of another version says hello before it closes.
+            None => return Err(Error::Lost { pod: pod.to_owned() }),
         };
         let reason = if hello.pod != pod {
             Some(format!("it is of pod {}", hello.pod))

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::sys::{cgroup, mount};
+
 /// The step of a start that failed; each step's text says what was attempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -33,6 +35,25 @@ pub enum Stage {
     Directory,
     /// Executing the program.
     Exec,
+}
+
+impl Stage {
+    /// All of them, in the order of the wire format between a child and its parent (which are the same program).
+    pub(super) const ALL: [Self; 13] = [
+        Self::Cgroup,
+        Self::Namespace,
+        Self::Root,
+        Self::Filesystem,
+        Self::Volume,
+        Self::Mask,
+        Self::Pivot,
+        Self::Stdio,
+        Self::Limit,
+        Self::User,
+        Self::Privileges,
+        Self::Directory,
+        Self::Exec,
+    ];
 }
 
 impl fmt::Display for Stage {
@@ -86,6 +107,30 @@ pub enum Error {
 }
 
 impl Error {
+    /// A mapper for `map_err`.
+    pub(super) fn at<E: Into<io::Error>>(stage: Stage, subject: impl ToString) -> impl FnOnce(E) -> Self {
+        let subject = subject.to_string();
+        move |source| Self::Step { stage, subject, source: source.into() }
+    }
+
+    /// A mapper for errors of mounts, which say more than a number.
+    pub(super) fn mount(stage: Stage, subject: impl ToString) -> impl FnOnce(mount::Error) -> Self {
+        let subject = subject.to_string();
+        move |e| Self::Step { stage, subject: format!("{subject} ({e})"), source: e.source }
+    }
+
+    /// From an error of a cgroup.
+    pub(super) fn cgroup(error: &cgroup::Error) -> Self {
+        let source =
+            error.source.raw_os_error().map_or_else(|| error.source.kind().into(), io::Error::from_raw_os_error);
+        Self::Step { stage: Stage::Cgroup, subject: format!("({error})"), source }
+    }
+
+    /// A refusal that no system call made.
+    pub(super) fn refuse(stage: Stage, subject: impl ToString, errno: i32) -> Self {
+        Self::Step { stage, subject: subject.to_string(), source: io::Error::from_raw_os_error(errno) }
+    }
+
     /// What a shell would report: 127 for a program that is not there, 126 for one that cannot be executed, 128 for a
     /// container that could not be set up.
     pub fn exit_code(&self) -> i32 {

@@ -11,13 +11,26 @@
 //! each path below the new root is resolved by `openat2` inside that root, and mounts are moved onto descriptors, never
 //! onto path names.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::runtime::spec::{ContainerSpec, ProcessSpec, Propagation};
+use crate::runtime::spec::{self, ContainerSpec, ProcessSpec, Propagation};
 use crate::sys::cgroup::Cgroup;
+use crate::sys::process::{self, Forked};
 
+mod devices;
 mod error;
+mod filesystems;
+mod filter;
+mod init;
+mod join;
+mod mask;
+mod program;
+mod report;
+mod root;
+mod terminal;
+mod user;
+mod volume;
 
 pub use error::{Error, Stage};
 
@@ -77,29 +90,20 @@ pub struct Bind<'a> {
 /// What a new process has as descriptors 0, 1 and 2.
 #[derive(Debug, Clone, Copy)]
 pub enum Stdio<'a> {
-    /// Three descriptors of the caller.
+    /// Three descriptors of the caller; `None` is the container's `/dev/null`.
     Fds {
-        /// Standard input; `None` is `/dev/null`.
+        /// Standard input.
         stdin: Option<BorrowedFd<'a>>,
         /// Standard output.
-        stdout: BorrowedFd<'a>,
+        stdout: Option<BorrowedFd<'a>>,
         /// Standard error.
-        stderr: BorrowedFd<'a>,
+        stderr: Option<BorrowedFd<'a>>,
     },
     /// A new terminal from the container's own `/dev/pts`; its master comes back in [`Child::terminal`].
     Terminal {
         /// Rows and columns to begin with; `None` leaves them 0.
         size: Option<(u16, u16)>,
     },
-}
-
-/// Which pid namespace a container's first process begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PidSpace {
-    /// One of its own.
-    Own,
-    /// The caller's (`hostPID`).
-    Caller,
 }
 
 /// Everything that a start needs.
@@ -122,10 +126,6 @@ pub struct Launch<'a> {
 pub struct ExecLaunch<'a> {
     /// The container's first process.
     pub init: BorrowedFd<'a>,
-    /// Its pid as the caller sees it; only used together with `init`, which proves it.
-    pub init_pid: i32,
-    /// Which pid namespace the container was started in.
-    pub pid_space: PidSpace,
     /// What to run: arguments, environment, directory, user, capabilities, filter, terminal.
     pub process: &'a ProcessSpec,
     /// The container's cgroup.
@@ -151,8 +151,20 @@ pub struct Child {
 /// If any step failed; nothing is left of the child then, and it has been reaped. [`Error::exit_code`] is what a shell
 /// would report.
 pub fn start(launch: &Launch<'_>) -> Result<Child, Error> {
-    let _ = launch;
-    Err(Error::Died)
+    let directory = launch.cgroup.unified_directory().map_err(|e| Error::cgroup(&e))?;
+    let (ours, theirs) = report::channel()?;
+    let options = process::Clone {
+        mount: true,
+        pid: spec::has_namespace(&launch.container.oci, oci_spec::runtime::LinuxNamespaceType::Pid),
+        cgroup: directory.as_ref().map(AsFd::as_fd),
+    };
+    match process::fork(options).map_err(|source| Error::Fork { source })? {
+        Forked::Child => theirs.run(|report| init::run(launch, report)),
+        Forked::Parent { pid, pidfd } => {
+            drop(theirs);
+            ours.wait(pid, pidfd)
+        }
+    }
 }
 
 /// Starts a further process in a running container; returns once its program was executed.
@@ -160,6 +172,15 @@ pub fn start(launch: &Launch<'_>) -> Result<Child, Error> {
 /// # Errors
 /// As [`start`].
 pub fn exec(launch: &ExecLaunch<'_>) -> Result<Child, Error> {
-    let _ = launch;
-    Err(Error::Died)
+    let directory = launch.cgroup.unified_directory().map_err(|e| Error::cgroup(&e))?;
+    let (ours, theirs) = report::channel()?;
+    let options = process::Clone { mount: false, pid: false, cgroup: directory.as_ref().map(AsFd::as_fd) };
+    let forked = join::fork_inside(launch.init, options)?;
+    match forked {
+        Forked::Child => theirs.run(|report| join::run(launch, report)),
+        Forked::Parent { pid, pidfd } => {
+            drop(theirs);
+            ours.wait(pid, pidfd)
+        }
+    }
 }

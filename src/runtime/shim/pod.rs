@@ -16,7 +16,6 @@ use super::reactor::{Interest, Reactor, Ready, Source};
 use super::setup::{self, Place};
 use super::volumes::Mounts;
 use super::{Config, Error, note};
-use crate::runtime::launch::PidSpace;
 use crate::runtime::protocol::{ContainerStatus, Event, Exit, Failure, FromShim, Hello, Reply, VERSIONS};
 use crate::sys::cgroup::Cgroup;
 
@@ -33,7 +32,6 @@ pub(super) struct Container {
     pub(super) state: PathBuf,
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
-    pub(super) pid_space: PidSpace,
     pub(super) cgroup: Cgroup,
     pub(super) started_at: Timestamp,
     pub(super) exit: Option<Exit>,

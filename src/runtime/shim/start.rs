@@ -1,11 +1,9 @@
 //! Starting containers, and processes in them: gathers what the launch needs, and keeps what comes of it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use oci_spec::runtime::LinuxNamespaceType;
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::input::Input;
@@ -13,9 +11,10 @@ use super::output::Outputs;
 use super::pod::{Container, Exec, Pod};
 use super::requests::failed;
 use super::volumes::{self, Opened};
-use crate::runtime::launch::{self, Bind, Child, ExecLaunch, Launch, Lower, PidSpace, Root};
+use crate::runtime::launch::{self, Bind, Child, ExecLaunch, Launch, Lower, Root};
 use crate::runtime::logs::{Rotation, Stream, Writer};
 use crate::runtime::protocol::{ContainerStatus, ExecRequest, Failure, FailureKind, Reply, StartRequest};
+use crate::runtime::spec;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::mount::Tier;
 
@@ -56,7 +55,8 @@ impl Pod {
         let (cgroup, missing) =
             Cgroup::create(&self.place.hierarchies, &path, &request.limits).map_err(|e| failed(&e))?;
         let mut warnings: Vec<_> = missing.into_iter().map(|w| w.0).collect();
-        match self.launch(&request, fds, &cgroup, &mut warnings) {
+        let allowed = restrict(&request, &cgroup);
+        match allowed.and_then(|()| self.launch(&request, fds, &cgroup, &mut warnings)) {
             Ok((number, child, streams)) => {
                 let container = Container {
                     name: request.name,
@@ -64,7 +64,6 @@ impl Pod {
                     state: request.state,
                     pid: child.pid,
                     pidfd: child.pidfd,
-                    pid_space: pid_space(&request.container.oci),
                     cgroup,
                     started_at: streams.started_at,
                     exit: None,
@@ -147,8 +146,8 @@ impl Pod {
         let stdio = match &given {
             Some(given) => launch::Stdio::Fds {
                 stdin: given.stdin.as_ref().map(AsFd::as_fd),
-                stdout: given.stdout.as_fd(),
-                stderr: given.stderr.as_fd(),
+                stdout: Some(given.stdout.as_fd()),
+                stderr: Some(given.stderr.as_fd()),
             },
             None => launch::Stdio::Terminal { size: request.size.map(|(columns, rows)| (rows, columns)) },
         };
@@ -219,7 +218,6 @@ impl Pod {
             let message = format!("{} descriptors came where {} were announced", fds.len(), request.stdio.fds());
             return Err(Failure::new(FailureKind::Invalid, message));
         }
-        let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(&e))?;
         let mut fds = fds.into_iter();
         let mut next = |wanted: bool| if wanted { fds.next() } else { None };
         let (stdin, stdout, stderr) =
@@ -227,18 +225,15 @@ impl Pod {
         let stdio = if request.process.process.terminal().unwrap_or(false) {
             launch::Stdio::Terminal { size: request.size.map(|(columns, rows)| (rows, columns)) }
         } else {
-            let null: BorrowedFd<'_> = null.as_fd();
             launch::Stdio::Fds {
                 stdin: stdin.as_ref().map(AsFd::as_fd),
-                stdout: stdout.as_ref().map_or(null, AsFd::as_fd),
-                stderr: stderr.as_ref().map_or(null, AsFd::as_fd),
+                stdout: stdout.as_ref().map(AsFd::as_fd),
+                stderr: stderr.as_ref().map(AsFd::as_fd),
             }
         };
         let started_at = Timestamp::now();
         let child = launch::exec(&ExecLaunch {
             init: container.pidfd.as_fd(),
-            init_pid: container.pid,
-            pid_space: container.pid_space,
             process: &request.process,
             cgroup: &container.cgroup,
             stdio,
@@ -267,10 +262,11 @@ fn pipes(stdin: bool) -> Result<(Ends, Given), rustix::io::Errno> {
     Ok((ends, Given { stdin: stdin_read, stdout, stderr }))
 }
 
-fn pid_space(spec: &oci_spec::runtime::Spec) -> PidSpace {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let own = namespaces.is_some_and(|all| all.iter().any(|n| n.typ() == LinuxNamespaceType::Pid));
-    if own { PidSpace::Own } else { PidSpace::Caller }
+/// Forbids the devices that are not the container's.
+fn restrict(request: &StartRequest, cgroup: &Cgroup) -> Result<(), Failure> {
+    let rules = spec::device_rules(&request.container.oci)
+        .map_err(|e| Failure::new(FailureKind::Invalid, crate::runtime::chain(&e)))?;
+    rules.map_or(Ok(()), |rules| cgroup.restrict_devices(&rules).map_err(|e| failed(&e)))
 }
 
 /// Names become part of paths, so the shim looks for itself.

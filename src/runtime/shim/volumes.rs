@@ -58,7 +58,15 @@ impl Mounts {
     }
 
     pub(super) fn give(&self, names: &[String]) -> Result<Vec<OwnedFd>, Failure> {
-        names.iter().map(|name| self.fd(name)?.try_clone_to_owned().map_err(|e| failed(&e))).collect()
+        let one = |name: &String| {
+            let fd = self.fd(name)?;
+            if self.kept.get(name).is_some_and(|kept| kept.place.is_some()) {
+                // What is attached here cannot be attached anywhere else; a clone of it can.
+                return Ok(Mount::clone_at(fd, Path::new(""), false).map_err(|e| failed(&e))?.into_fd());
+            }
+            fd.try_clone_to_owned().map_err(|e| failed(&e))
+        };
+        names.iter().map(one).collect()
     }
 
     pub(super) fn drop_kept(&mut self, names: &[String]) {

@@ -2,8 +2,62 @@
 //!
 //! What the OCI spec cannot say (a user by name, volumes held by descriptor) stands beside it in types of ours.
 
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use serde::{Deserialize, Serialize};
+
+use crate::api::quantity::QuantityError;
+use crate::sys::device;
+
+mod build;
+mod resources;
+mod seccomp;
+#[cfg(test)]
+mod tests;
+
+pub use build::{SpecInput, build};
+pub use resources::{Qos, container_limits, pod_limits, qos};
+
+/// Where programs are looked for when neither image nor manifest says: what containerd sets.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why no spec can be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither manifest nor image says what to run.
+    #[error("no command: the image has none and the manifest gives none")]
+    NoCommand,
+    /// A capability that does not exist.
+    #[error("{name:?} is not a capability")]
+    Capability {
+        /// As the manifest has it.
+        name: String,
+    },
+    /// A type of profile that does not exist.
+    #[error("{name:?} is not a type of seccomp profile")]
+    SeccompProfile {
+        /// As the manifest has it.
+        name: String,
+    },
+    /// The profile's file was not handed in.
+    #[error("the seccomp profile of type Localhost was not found")]
+    LocalhostProfile,
+    /// A quantity that is not one.
+    #[error("{text:?} is not a quantity of {resource}")]
+    Quantity {
+        /// Which resource.
+        resource: &'static str,
+        /// As the manifest has it.
+        text: String,
+        /// What is wrong with it.
+        source: QuantityError,
+    },
+    /// A rule of the spec that cannot be applied.
+    #[error("device rule {rule} is not understood")]
+    DeviceRule {
+        /// The rule as the spec has it.
+        rule: String,
+    },
+}
 
 /// Who a process runs as, as far as it is known before the image's `/etc/passwd` is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +92,64 @@ pub struct ContainerSpec {
     /// Who it runs as.
     #[serde(default)]
     pub user: UserRequest,
+    /// Whether it gets all devices of the host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
+}
+
+/// Whether the spec gives the container a namespace of this kind of its own.
+pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()).any(|n| n.typ() == kind)
+}
+
+/// What the spec allows of devices; `None` allows everything.
+///
+/// # Errors
+/// If a rule denies (all but the listed is denied anyway), or cannot be read.
+pub fn device_rules(spec: &Spec) -> Result<Option<Vec<device::Rule>>, Error> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let mut rules = Vec::new();
+    for rule in resources.iter().flat_map(|r| r.devices().iter().flatten()) {
+        let bad = || Error::DeviceRule { rule: rule.to_string() };
+        let number = |n: Option<i64>| match n {
+            None | Some(-1) => Ok(None),
+            Some(n) => u32::try_from(n).map(Some).map_err(|_| bad()),
+        };
+        let kind = match rule.typ() {
+            Some(LinuxDeviceType::C) => device::Kind::Char,
+            Some(LinuxDeviceType::B) => device::Kind::Block,
+            None | Some(LinuxDeviceType::A) => device::Kind::Any,
+            _ => return Err(bad()),
+        };
+        let access = rule.access().as_deref().and_then(device::Access::parse).ok_or_else(bad)?;
+        let (major, minor) = (number(rule.major())?, number(rule.minor())?);
+        if !rule.allow() {
+            return Err(bad());
+        }
+        if kind == device::Kind::Any && major.is_none() && minor.is_none() && access == device::Access::ALL {
+            return Ok(None);
+        }
+        rules.push(device::Rule { kind, major, minor, access });
+    }
+    Ok(Some(rules))
+}
+
+impl ContainerSpec {
+    /// A further process in this container: what the container has, but for what it runs and on which streams.
+    pub fn process(&self, command: Vec<String>, terminal: bool) -> ProcessSpec {
+        let mut process = self.oci.process().clone().unwrap_or_default();
+        process.set_args(Some(command));
+        process.set_terminal(Some(terminal));
+        if terminal {
+            let mut env = process.env().clone().unwrap_or_default();
+            if !env.iter().any(|e| e.starts_with("TERM=")) {
+                env.push("TERM=xterm".to_owned());
+            }
+            process.set_env(Some(env));
+        }
+        let seccomp = self.oci.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+        ProcessSpec { process, user: self.user.clone(), seccomp }
+    }
 }
 
 /// A further process in a container (`exec`).

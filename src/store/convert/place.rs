@@ -13,7 +13,7 @@
 
 use crate::store::driver::LayerWriter;
 use crate::store::driver::draft::{Content, Draft, FileId, Inode, InodeId};
-use crate::store::tree::{Device, Merged};
+use crate::store::tree::{Device, Merged, Time};
 
 use super::tar::{TarEntry, What};
 use super::{Error, Limits};
@@ -157,26 +157,33 @@ impl Placer {
         let Parent::Is(dir) = self.parent(parents, path)? else { return Ok(Placed::Depends) };
         match name {
             Name::Ignored => {}
+            // Overlayfs always merges the roots of all layers, so this takes a whiteout for each name below.
+            Name::Opaque if dir == Draft::ROOT => return self.hide_all_below(),
             Name::Opaque => {
                 if let Some(directory) = self.draft.directory_mut(dir) {
                     directory.opaque = true;
                 }
             }
             Name::Whiteout(hidden) => {
-                if let Some(own) = self.draft.child(dir, hidden) {
-                    // What this layer has stays; a directory of it no longer shows what lies below.
-                    if let Some(directory) = self.draft.directory_mut(own) {
-                        directory.opaque = true;
-                    }
-                } else {
-                    let mut inode = Inode::new(Content::Whiteout, 0);
-                    inode.mtime = entry.mtime;
-                    self.insert(dir, hidden, inode)?;
-                }
+                self.hide(dir, hidden, entry.mtime)?;
             }
             Name::Plain(name) => return self.put(dir, name, path, entry, file, copier),
         }
         Ok(Placed::Done)
+    }
+
+    /// Hides `name` of the layers below. What this layer has stays; a directory of it no longer shows what lies below.
+    fn hide(&mut self, dir: InodeId, name: &[u8], mtime: Time) -> Result<(), Error> {
+        if let Some(own) = self.draft.child(dir, name) {
+            if let Some(directory) = self.draft.directory_mut(own) {
+                directory.opaque = true;
+            }
+            return Ok(());
+        }
+        let mut inode = Inode::new(Content::Whiteout, 0);
+        inode.mtime = mtime;
+        self.insert(dir, name, inode)?;
+        Ok(())
     }
 
     fn put(

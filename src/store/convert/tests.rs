@@ -1,5 +1,13 @@
 //! Tests of whole conversions, on every driver where it does not matter which.
 
+mod compare;
+mod hostile;
+mod model;
+mod property;
+mod sparse;
+mod stacked;
+mod whiteouts;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -8,7 +16,7 @@ use crate::oci::{DiffId, Digest};
 use crate::store::driver::Driver;
 use crate::store::tree::Kind;
 
-const DRIVERS: &[Driver] = &[Driver::Erofs];
+const DRIVERS: [Driver; 2] = [Driver::Erofs, Driver::Directory];
 
 fn sample() -> Vec<u8> {
     let big: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -35,7 +43,7 @@ fn sample() -> Vec<u8> {
 #[test]
 fn a_layer_is_read_back_and_its_tar_rebuilt() {
     let tar = sample();
-    for driver in DRIVERS.iter().copied() {
+    for driver in DRIVERS {
         let (dir, converted) = convert(driver, &tar).unwrap();
         assert!(converted.stands_alone);
         let diff_id = DiffId(Digest::sha256_of(&tar));

@@ -5,6 +5,7 @@
 //!   <layer>/tree/         the layer, unpacked        │ directory
 //!           data/         files that the tar itself replaced, needed to rebuild it
 //!           files.zst     which file of tar.zst lies where
+//!           undeclared    there when the tar does not say what its root directory is
 //!   <layer>/tar.zst       what rebuilds the layer's tar from the above, bit for bit
 //! ```
 //!
@@ -18,6 +19,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 mod crc32c;
+mod directory;
 pub(in crate::store) mod draft;
 mod erofs;
 pub(in crate::store) mod record;
@@ -161,7 +163,7 @@ impl Driver {
     pub(in crate::store) fn begin(self, staging: &Path) -> Result<Box<dyn LayerWriter>, Error> {
         match self {
             Self::Erofs => Ok(Box::new(erofs::Writer::create(staging.join(self.file_name()))?)),
-            Self::Directory => todo!(),
+            Self::Directory => Ok(Box::new(directory::Writer::create(staging)?)),
         }
     }
 
@@ -201,7 +203,7 @@ impl Driver {
         let path = layer_dir.join(self.file_name());
         Ok(match self {
             Self::Erofs => Box::new(erofs::Tree::open(path)?),
-            Self::Directory => todo!(),
+            Self::Directory => Box::new(directory::open(layer_dir)?),
         })
     }
 
@@ -219,7 +221,7 @@ impl Driver {
         let path = layer_dir.join(self.file_name());
         match self {
             Self::Erofs => erofs::verify_seal(&path, seal),
-            Self::Directory => todo!(),
+            Self::Directory => directory::verify_seal(layer_dir, seal),
         }
     }
 
@@ -259,7 +261,7 @@ impl Driver {
         let path = layer_dir.join(self.file_name());
         match self {
             Self::Erofs => erofs::rebuild(layer_dir, &path, out),
-            Self::Directory => todo!(),
+            Self::Directory => directory::rebuild(layer_dir, out),
         }
     }
 }

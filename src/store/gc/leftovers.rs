@@ -9,8 +9,8 @@ use crate::store::{Store, locked};
 use crate::sys::atomic::TEMPORARY;
 
 impl Store {
-    /// Removes what an earlier process left: all of `staging/` and `trash/`, temporary files, indexes without a
-    /// manifest. What this process has under way stays. Call it once after every source has been read.
+    /// Removes what an earlier process left: all of `staging/` and `trash/`, temporary files, images
+    /// without their record. What this process has under way stays. Call it once after every source has been read.
     ///
     /// # Errors
     /// The first thing that could not be removed; the rest was tried too.
@@ -37,11 +37,11 @@ impl Store {
         for name in list(&layout.images())? {
             let top = layout.images().join(&name);
             let names = list(&top)?;
-            if top != layout.tags() && names.iter().all(|name| name == images::INDEX || name.starts_with(TEMPORARY)) {
-                remove(&top);
-            } else {
+            if top == layout.tags() || names.iter().any(|name| top.join(name).join(images::DOCUMENT).exists()) {
                 dirs.extend(names.iter().filter(|name| *name != images::INDEX).map(|name| top.join(name)));
                 dirs.push(top);
+            } else {
+                remove(&top);
             }
         }
         for dir in dirs.iter().filter(|dir| dir.is_dir()) {

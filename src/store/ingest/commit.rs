@@ -1,7 +1,7 @@
 //! The last step of an ingest: a finished layer gets its document, is made durable, and takes its place.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -38,7 +38,7 @@ impl Store {
             driver,
             seal: converted.seal,
             source,
-            created: SystemTime::now(),
+            created: crate::store::seconds::now(),
             dir: staging.path().to_owned(),
         };
         let document = staging.path().join(layers::DOCUMENT);

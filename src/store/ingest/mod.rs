@@ -100,7 +100,8 @@ impl Ingest {
         &self.diff_id
     }
 
-    /// Hands on the next bytes of the blob; waits while the pipeline is full.
+    /// Hands on the next bytes of the blob; waits while the pipeline is full. Not cancel-safe: after a write that was
+    /// dropped half-way only dropping the ingest makes sense.
     ///
     /// # Errors
     /// What stopped the pipeline; writing more after that is [`Error::Abandoned`].

@@ -70,7 +70,7 @@ pub(super) fn start(store: Store, driver: Driver, staging: Staging, task: Task) 
     .map_err(failed)?;
     let (id, compression) = (task.diff_id.clone(), task.compression);
     spawn("layer-inflate", move || {
-        let mut out = Chunks { sender: inflated, unused, next: Vec::new() };
+        let mut out = Chunks::new(inflated, unused);
         inflate(&id, &blob, &mut out, Inflate::new(compression, limit));
     })
     .map_err(failed)?;
@@ -126,37 +126,50 @@ fn blob_verdict(expected: Option<(Digest, u64)>, hasher: Option<Hasher>, got: u6
     if digest == want { Step::End(got) } else { Step::Failed(Error::Digest { what: "layer blob", want, got: digest }) }
 }
 
-/// Collects inflated bytes into chunks, whose memory comes back from the last stage.
+/// Fills chunks with inflated bytes; their memory comes back from the last stage.
 struct Chunks {
     sender: SyncSender<Step<Vec<u8>>>,
     unused: Receiver<Vec<u8>>,
+    /// The chunk being filled, always of full length.
     next: Vec<u8>,
+    /// How much of it is filled; less than all of it.
+    filled: usize,
 }
 
-/// The last stage is gone; it has said why.
-#[derive(Debug, thiserror::Error)]
-#[error("the layer was given up")]
-struct Gone;
+/// Why a piece of the blob was not passed on.
+enum Stop {
+    /// It cannot be expanded.
+    Inflate(InflateError),
+    /// The last stage is gone; it has said why.
+    Gone,
+}
 
 impl Chunks {
-    fn push(&mut self, mut bytes: &[u8]) -> Result<(), Gone> {
-        while !bytes.is_empty() {
-            if self.next.capacity() == 0 {
-                self.next = self.unused.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK));
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.next.len()));
-            self.next.extend_from_slice(now);
-            bytes = later;
-            if self.next.len() == CHUNK {
-                self.flush()?;
-            }
-        }
-        Ok(())
+    fn new(sender: SyncSender<Step<Vec<u8>>>, unused: Receiver<Vec<u8>>) -> Self {
+        Self { sender, unused, next: vec![0; CHUNK], filled: 0 }
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
-        let full = std::mem::take(&mut self.next);
-        if full.is_empty() { Ok(()) } else { self.sender.send(Step::Data(full)).map_err(|_| Gone) }
+    /// Expands a piece of the blob straight into chunks, and sends those that are full.
+    fn expand(&mut self, inflate: &mut Inflate, mut blob: &[u8]) -> Result<(), Stop> {
+        loop {
+            let room = self.next.get_mut(self.filled..).unwrap_or_default();
+            self.filled += inflate.fill(&mut blob, room).map_err(Stop::Inflate)?;
+            if self.filled < self.next.len() {
+                return Ok(());
+            }
+            self.flush()?;
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        if self.filled == 0 {
+            return Ok(());
+        }
+        let mut fresh = self.unused.try_recv().unwrap_or_default();
+        fresh.resize(CHUNK, 0);
+        let mut full = std::mem::replace(&mut self.next, fresh);
+        full.truncate(std::mem::take(&mut self.filled));
+        self.sender.send(Step::Data(full)).map_err(|_| Stop::Gone)
     }
 }
 
@@ -165,27 +178,18 @@ fn inflate(diff_id: &DiffId, blob: &Receiver<Step<Bytes>>, out: &mut Chunks, mut
     let failed = |source| Step::Failed(Error::Inflate { diff_id: diff_id.clone(), source });
     let last = loop {
         match blob.recv() {
-            Ok(Step::Data(bytes)) => {
-                let mut gone = false;
-                let fed = inflate.feed(&bytes, &mut |piece| {
-                    out.push(piece).map_err(|e| {
-                        gone = true;
-                        InflateError::Out(Box::new(e))
-                    })
-                });
-                match fed {
-                    Ok(()) => {}
-                    Err(_) if gone => return,
-                    // What is damaged may be so because the blob is another than was named: that says more. So the
-                    // rest is only hashed, by the stage before; it is bounded by the blob's size.
-                    Err(e @ InflateError::Damaged { .. }) => break verdict_first(blob, failed(e)),
-                    Err(e) => break failed(e),
-                }
-            }
-            Ok(Step::End(bytes)) => match inflate.finish() {
-                Ok(()) if out.flush().is_err() => return,
-                Ok(()) => break Step::End(bytes),
-                Err(e) => break failed(e),
+            Ok(Step::Data(bytes)) => match out.expand(&mut inflate, &bytes) {
+                Ok(()) => {}
+                Err(Stop::Gone) => return,
+                // What is damaged may be so because the blob is another than was named: that says more. So the rest
+                // is only hashed, by the stage before; it is bounded by the blob's size.
+                Err(Stop::Inflate(e @ InflateError::Damaged { .. })) => break verdict_first(blob, failed(e)),
+                Err(Stop::Inflate(e)) => break failed(e),
+            },
+            Ok(Step::End(bytes)) => match (inflate.finish(), out.flush()) {
+                (Ok(()), Ok(())) => break Step::End(bytes),
+                (Err(e), _) => break failed(e),
+                (Ok(()), Err(_)) => return,
             },
             Ok(Step::Failed(error)) => break Step::Failed(error),
             Err(_) => return,
@@ -252,7 +256,7 @@ impl Last {
             let tree = if lowest { Ok(Merged::default()) } else { below(&store, &diff_id, ask.take()) };
             tree.map_err(|error| {
                 own = Some(error);
-                convert::Error::Below(Box::new(Gone))
+                convert::Error::Below("see the store's own error".into())
             })
         });
         let converted = match (finished, own) {

@@ -149,3 +149,41 @@ fn the_second_of_two_equal_commits_leaves_the_first_in_place() {
     assert_eq!(bed.store.layer(&key).unwrap(), before);
     assert!(bed.names("staging").is_empty());
 }
+
+#[test]
+fn damaged_documents_are_found_and_replaced() {
+    for name in ["manifest.json", "config.json", "image.json"] {
+        let bed = Bed::new();
+        let image = bed.image(&["a"]);
+        let path = bed.path(&format!("images/{0}/{0}/{name}", image.top.file_name()));
+        let bed = bed.reopen(|_| std::fs::write(&path, b"{}").unwrap());
+        // No look at the layers here: those of these tests are planted.
+        bed.store.index().layers.clear();
+        let damage = bed.store.check(false).unwrap().damage;
+        assert!(
+            damage.iter().any(|d| matches!(d, Damage::Image { .. } | Damage::Document { .. })),
+            "{name}: {damage:?}"
+        );
+        let bed = bed.reopen(|_| {});
+        bed.store.put_image(Bed::documents(&["a"])).unwrap();
+        let bed = bed.reopen(|_| {});
+        bed.store.index().layers.clear();
+        let damage = bed.store.check(false).unwrap().damage;
+        assert!(
+            !damage.iter().any(|d| matches!(d, Damage::Image { .. } | Damage::Document { .. })),
+            "{name}: {damage:?}"
+        );
+    }
+}
+
+#[test]
+fn layers_of_an_image_whose_record_cannot_be_read_are_not_collected() {
+    let bed = Bed::new();
+    let image = bed.image(&["a"]);
+    bed.store.hold(crate::store::RefKind::Pod, "p", &image.manifest).unwrap();
+    let path = bed.path(&format!("images/{0}/{0}/image.json", image.top.file_name()));
+    let bed = bed.reopen(|_| std::fs::write(&path, b"{").unwrap());
+    assert!(bed.store.sweep(&crate::store::SweepOptions::default()).unwrap().is_empty());
+    bed.store.discard_document(&path).unwrap();
+    assert_eq!(bed.sweep().freed_bytes, 10);
+}

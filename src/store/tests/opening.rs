@@ -90,3 +90,24 @@ fn a_directory_without_a_store_is_not_opened_for_reading() {
     assert!(Store::open_read_only(dir.path()).is_err());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn strange_things_in_the_store_stop_nothing_and_are_named() {
+    let bed = Bed::new();
+    let image = bed.image(&["a"]);
+    bed.store.hold(RefKind::Pod, "p", &image.manifest).unwrap();
+    let digest = crate::oci::Digest::sha256_of(b"x").file_name();
+    let strange = ["layers/README", "layers/.hidden", "images/notes", "images/sha256-short"];
+    let digests = [format!("layers/{digest}"), format!("images/{digest}")];
+    let bed = bed.reopen(|root| {
+        for name in strange.iter().copied().chain(digests.iter().map(String::as_str)) {
+            std::fs::write(root.join(name), b"?").unwrap();
+        }
+        std::fs::create_dir(root.join("refs/unknown")).unwrap();
+        std::fs::write(root.join("layers/..."), b"?").unwrap();
+    });
+    assert_eq!(bed.store.image(&image.top).unwrap().unwrap().layers, image.layers);
+    let swept = bed.sweep();
+    assert_eq!(swept.layers.len(), 1);
+    assert!(bed.store.layer(&image.layers[0]).is_ok());
+}

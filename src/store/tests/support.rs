@@ -39,6 +39,14 @@ impl Bed {
         self.dir.path().join("root").join(below)
     }
 
+    /// A store in memory where there is such a file system: for many short histories, where waiting for a disk would be
+    /// all that takes time.
+    pub(super) fn in_memory() -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let store = Store::open(&options(dir.path().join("root"))).unwrap();
+        Self { store, dir }
+    }
+
     /// The names in a directory of the store.
     pub(super) fn names(&self, below: &str) -> Vec<String> {
         layout::list(&self.path(below)).unwrap()

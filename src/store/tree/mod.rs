@@ -8,9 +8,19 @@
 //! [`LayerTree`] follows a symbolic link, in no component; only [`Merged::resolve`] does, and it never leaves the root.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+mod diff;
+mod export;
+mod host;
+mod merged;
+
+pub use diff::{Difference, diff};
+pub use export::write_tar;
+pub use host::HostTree;
+pub use merged::Merged;
 
 /// Why a tree could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +57,9 @@ pub enum Error {
         /// `directory`, `regular file` or `symbolic link`.
         wanted: &'static str,
     },
+    /// Who takes the tree's content refused bytes.
+    #[error("cannot hand on the tree's content")]
+    Out(#[source] io::Error),
     /// More symbolic links than a path may lead through.
     #[error("{} leads through too many symbolic links", path.display())]
     Loop {
@@ -162,83 +175,10 @@ pub trait LayerTree: Send + Sync + fmt::Debug {
     fn root_declared(&self) -> bool;
 }
 
-/// A stack of layers as one tree.
-#[derive(Debug, Clone, Default)]
-pub struct Merged {
-    #[expect(dead_code, reason = "read by the lookups that come next")]
-    layers: Vec<Arc<dyn LayerTree>>,
-}
-
-impl Merged {
-    /// Merges `layers`, top layer first. Without any layer it is an empty root.
-    pub fn new(layers: Vec<Arc<dyn LayerTree>>) -> Self {
-        Self { layers }
-    }
-
-    /// The metadata of `path`, no symbolic link followed; `None` when nothing is there.
-    ///
-    /// # Errors
-    /// If a layer cannot be read.
-    pub fn node(&self, _path: &Path) -> Result<Option<Node>, Error> {
-        todo!()
-    }
-
-    /// The names in the directory `path`, sorted by bytes, without whiteouts.
-    ///
-    /// # Errors
-    /// If a layer cannot be read or `path` is not a directory.
-    pub fn read_dir(&self, _path: &Path) -> Result<Vec<Entry>, Error> {
-        todo!()
-    }
-
-    /// The content of the regular file `path`.
-    ///
-    /// # Errors
-    /// If a layer cannot be read or `path` is not a regular file.
-    pub fn open(&self, _path: &Path) -> Result<Box<dyn Read + Send>, Error> {
-        todo!()
-    }
-
-    /// The extended attributes of `path`, without those of overlayfs.
-    ///
-    /// # Errors
-    /// If a layer cannot be read.
-    pub fn xattrs(&self, _path: &Path) -> Result<Vec<Xattr>, Error> {
-        todo!()
-    }
-
-    /// Where `path` leads when every symbolic link is followed inside the root.
-    ///
-    /// # Errors
-    /// If nothing is there, a component is not a directory, or there are too many links.
-    pub fn resolve(&self, _path: &Path) -> Result<PathBuf, Error> {
-        todo!()
-    }
-}
-
-/// Writes everything in `tree` as one pax tar (`export`, `cp`).
+/// The tree of a plain directory with overlay whiteouts: a container's writable layer.
 ///
 /// # Errors
-/// If a layer cannot be read or `out` refuses bytes.
-pub fn write_tar(_tree: &Merged, _out: &mut dyn Write) -> Result<(), Error> {
-    todo!()
-}
-
-/// How a path differs between two trees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Difference {
-    /// Only in the second.
-    Added,
-    /// In both, not the same.
-    Changed,
-    /// Only in the first.
-    Deleted,
-}
-
-/// What is different in `after`, sorted by path (`diff`).
-///
-/// # Errors
-/// If a layer cannot be read.
-pub fn diff(_before: &Merged, _after: &Merged) -> Result<Vec<(PathBuf, Difference)>, Error> {
-    todo!()
+/// If it cannot be opened.
+pub fn directory(root: &Path) -> Result<Arc<dyn LayerTree>, Error> {
+    Ok(Arc::new(HostTree::open(root)?))
 }

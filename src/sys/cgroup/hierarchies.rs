@@ -118,6 +118,11 @@ impl Hierarchies {
         found
     }
 
+    /// Where the v2 tree is mounted, with or without controllers.
+    pub fn unified_root(&self) -> Option<&Path> {
+        self.unified.as_deref()
+    }
+
     /// Whether one v2 tree has all controllers.
     pub fn is_unified(&self) -> bool {
         self.unified.is_some() && self.v1.is_empty()

@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::{Error, Limits, spend_content};
-use super::Placer;
+use super::{Placed, Placer};
 use crate::store::driver::LayerWriter;
-use crate::store::driver::draft::{Content, Inode, InodeId};
-use crate::store::tree::{Kind, Node, Xattr};
+use crate::store::driver::draft::{Content, Draft, Inode, InodeId};
+use crate::store::tree::{Kind, Node, Time, Xattr};
 
 /// Writes files of lower layers, which a hard link needs in this one, into it.
 pub(in crate::store::convert) struct Copier<'a> {
@@ -39,6 +39,16 @@ impl Placer {
     fn path_below(&self, dir: InodeId, name: &[u8]) -> Option<PathBuf> {
         let names = self.draft.way_below(dir)?;
         Some(names.into_iter().chain([name]).map(OsStr::from_bytes).collect())
+    }
+
+    /// Hides every name that the layers below have in the root directory.
+    pub(super) fn hide_all_below(&mut self) -> Result<Placed, Error> {
+        let Some(below) = self.below.clone() else { return Ok(Placed::Depends) };
+        for entry in below.read_dir(Path::new(""))? {
+            self.spend(super::ENTRY_COST + entry.name.len() as u64)?;
+            self.hide(Draft::ROOT, &entry.name, Time::default())?;
+        }
+        Ok(Placed::Done)
     }
 
     /// What `name` in `dir` is when this layer does not have it (or hides it).

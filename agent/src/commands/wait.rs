@@ -1,0 +1,102 @@
+//! `lamina wait`: until an object is ready, has succeeded or is gone. The agent tells of each change; nothing polls.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use lamina::api::duration;
+use serde::Deserialize;
+
+use crate::cli::Context;
+use crate::client::Route;
+use crate::failure::{Failure, Status};
+use crate::output;
+
+/// Waits for an object.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The objects: `KIND/NAME`; a name alone is a pod
+    #[arg(required = true, value_name = "KIND/NAME")]
+    objects: Vec<String>,
+    /// Their namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// For what
+    #[arg(long = "for", value_enum, default_value = "ready", value_name = "WHAT")]
+    goal: Goal,
+    /// For how long
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = super::duration)]
+    timeout: Duration,
+}
+
+/// What can be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Goal {
+    /// All its pods are ready
+    Ready,
+    /// All its pods have ended well
+    Succeeded,
+    /// Neither it nor its pods are there
+    Deleted,
+}
+
+impl Goal {
+    /// As the API and `--for` write it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Succeeded => "succeeded",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// Shorter waits are told in milliseconds.
+const WHOLE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    reached: bool,
+    /// How it is, when the wait ended otherwise.
+    #[serde(default)]
+    state: String,
+}
+
+pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
+    let deadline = std::time::Instant::now() + a.timeout;
+    for object in &a.objects {
+        let (kind, name) = super::object_name(object);
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        until(context, kind, &a.namespace, name, a.goal, left).await?;
+        output::line(format!("{kind}/{name} {}", a.goal.name()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the object is as wanted.
+pub(crate) async fn until(
+    context: &Context,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    goal: Goal,
+    timeout: Duration,
+) -> anyhow::Result<()> {
+    let route = Route::new("/v1/wait")
+        .segment(kind)
+        .segment(namespace)
+        .segment(name)
+        .with("for", goal.name())
+        .with("timeoutMillis", timeout.as_millis().to_string());
+    let answer: Answer = context.agent.get(&route).await?;
+    if answer.reached {
+        return Ok(());
+    }
+    let waited = if timeout < WHOLE { format!("{}ms", timeout.as_millis()) } else { duration::short(timeout) };
+    Err(Failure::new(
+        Status::TimedOut,
+        format!("{kind}/{name} is not {} after {waited}: {}", goal.name(), answer.state),
+    )
+    .hint(format!("lamina describe {kind}/{name} -n {namespace}"))
+    .into())
+}

@@ -1,0 +1,108 @@
+//! Accept, Amend, Doom, Expire, Erase: the pod's record, from its first line to its removal.
+
+use std::time::Duration;
+
+use super::{Real, disk};
+use crate::api::PodUid;
+use crate::pod::desired::Desired;
+use crate::pod::engine::StepError;
+use crate::pod::plan::containers;
+use crate::pod::state::{Doom, Ended, Generations, Observed, RECORD_VERSION, Record};
+
+/// Runs blocking work of one pod.
+pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, StepError>
+where
+    T: Send + 'static,
+    E: Into<StepError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => Err(StepError::backoff("Failed", &error)),
+    }
+}
+
+impl Real {
+    async fn write(&self, record: &Record) -> Result<(), StepError> {
+        let (dir, record) = (self.dir(&record.uid), record.clone());
+        blocking(move || disk::write_record(&dir, &record)).await
+    }
+
+    pub(super) async fn accept(&mut self, desired: &Desired, seen: &mut Observed) -> Result<(), StepError> {
+        let record = Record {
+            version: RECORD_VERSION,
+            uid: PodUid::random(),
+            origin: desired.origin.clone(),
+            pod: (*desired.pod).clone(),
+            created: jiff::Timestamp::now(),
+            containers: containers(&desired.pod).iter().map(|c| (c.name.clone(), Generations::default())).collect(),
+            ended: None,
+            doomed: None,
+        };
+        self.write(&record).await?;
+        self.uid = Some(record.uid.clone());
+        super::locked(&self.digests).clear();
+        *seen = Observed { record: Some(record), ..Observed::default() };
+        Ok(())
+    }
+
+    pub(super) async fn amend(
+        &self,
+        record: &Record,
+        desired: &Desired,
+        changed: &[String],
+        resources: &[String],
+        seen: &mut Observed,
+    ) -> Result<(), StepError> {
+        let mut record = record.clone();
+        record.amend(&desired.pod, &desired.origin, changed, resources);
+        self.write(&record).await?;
+        for container in changed {
+            if let Some(c) = seen.containers.get_mut(container) {
+                // The image ref of the generation that was current is one of an older now.
+                c.stale_refs = true;
+            }
+        }
+        seen.record = Some(record);
+        Ok(())
+    }
+
+    pub(super) async fn doom(&self, record: &Record, grace: Option<Duration>, seen: &mut Observed) {
+        let mut record = record.clone();
+        record.doomed = Some(Doom { grace, since: jiff::Timestamp::now() });
+        if let Err(error) = self.write(&record).await {
+            // A full disk must not keep a pod alive. If the agent dies now, the next one finds it unwanted again.
+            tracing::warn!(pod = %self.key, error = %error.message, "cannot write down that the pod goes; it goes anyway");
+        }
+        seen.record = Some(record);
+    }
+
+    pub(super) async fn expire(&self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
+        let mut record = record.clone();
+        record.ended = Some(Ended {
+            reason: "DeadlineExceeded".to_owned(),
+            message: "the pod was active for longer than its activeDeadlineSeconds".to_owned(),
+        });
+        self.write(&record).await?;
+        seen.record = Some(record);
+        Ok(())
+    }
+
+    pub(super) async fn erase(&mut self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
+        let machine = &self.machine;
+        let (dir, live) = (machine.dir(&record.uid), machine.live_dir(&record.uid));
+        let logs = machine.log_dir.join(machine.log_name(&self.key, &record.uid));
+        blocking(move || {
+            disk::remove_tree(&live)?;
+            disk::remove_tree(&logs)?;
+            // The record last: as long as it is there, a restarted agent goes on with this.
+            disk::remove_but_record(&dir)?;
+            disk::remove_tree(&dir)
+        })
+        .await?;
+        machine.metrics.forget(&self.key.namespace, &self.key.name, record.containers.keys().map(String::as_str));
+        self.uid = None;
+        super::locked(&self.digests).clear();
+        *seen = Observed::default();
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! Waiting for an object to be as wanted: the node publishes each change, so nothing polls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
+
+use super::State;
+use super::problem::{Problem, Reason};
+use crate::api::{Kind, Object, PodView};
+
+/// What can be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Goal {
+    Ready,
+    Succeeded,
+    Deleted,
+}
+
+/// Of what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) kind: Kind,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) reached: bool,
+    /// How things stand, for a person.
+    pub(super) state: String,
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+fn ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// Why a pod is not ready, in the words of its status.
+fn reason(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let waiting = status
+        .and_then(|s| s.container_statuses.as_ref())
+        .into_iter()
+        .flatten()
+        .filter_map(|c| Some((c, c.state.as_ref()?.waiting.as_ref()?)))
+        .map(|(c, waiting)| {
+            let parts = [waiting.reason.as_deref(), waiting.message.as_deref()];
+            format!("{}: {}", c.name, parts.into_iter().flatten().collect::<Vec<_>>().join(": "))
+        });
+    let message = status.and_then(|s| s.message.clone()).into_iter();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let all: Vec<String> =
+        std::iter::once(format!("pod {name} is {}", phase(pod))).chain(message).chain(waiting).collect();
+    all.join("; ")
+}
+
+/// Whether a pod runs no more, and will not again.
+pub(super) fn is_over(state: &State, namespace: &str, name: &str) -> bool {
+    let pods = state.pods();
+    let found = pods.iter().find(|pod| {
+        let key = pod.key();
+        key.namespace == namespace && key.name == name
+    });
+    found.is_none_or(|pod| matches!(phase(&pod.pod), "Succeeded" | "Failed"))
+}
+
+/// How many pods an object wants.
+fn wanted(object: &Object) -> usize {
+    let count = match object {
+        Object::Deployment(deployment) => deployment.spec.replicas.unwrap_or(1),
+        Object::Job(job) => job.spec.as_ref().and_then(|spec| spec.completions.or(spec.parallelism)).unwrap_or(1),
+        _ => 1,
+    };
+    usize::try_from(count).unwrap_or(0)
+}
+
+/// How things stand, from what is desired and what is published.
+fn judge(target: &Target, goal: Goal, desired: Option<usize>, pods: &[Arc<PodView>]) -> Result<Answer, Problem> {
+    let mine: Vec<&Pod> = pods
+        .iter()
+        .filter(|pod| {
+            let (key, owner) = (pod.key(), pod.lamina.owner.as_ref());
+            let named = match target.kind {
+                Kind::Pod => key.name == target.name,
+                _ => owner.is_some_and(|o| o.kind == target.kind && o.name == target.name),
+            };
+            named && key.namespace == target.namespace
+        })
+        .map(|pod| &pod.pod)
+        .collect();
+    let said = || match mine.iter().find(|pod| !ready(pod)) {
+        Some(pod) => reason(pod),
+        None if mine.is_empty() => "it has no pods".to_owned(),
+        None => format!("{} of its pods are ready", mine.len()),
+    };
+    let answer = |reached| Answer { reached, state: said() };
+    let there = desired.is_some() || !mine.is_empty();
+    if goal == Goal::Deleted {
+        return Ok(answer(!there));
+    }
+    if !there {
+        let name = format!("{}/{}", target.namespace, target.name);
+        return Err(Problem::not_found(&target.kind.to_string().to_lowercase(), &name).hint("lamina get pods -A"));
+    }
+    if matches!(target.kind, Kind::ConfigMap | Kind::Secret) {
+        return Ok(answer(true));
+    }
+    let count = desired.unwrap_or(1);
+    let succeeded = mine.iter().filter(|pod| phase(pod) == "Succeeded").count();
+    let terminating = mine.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
+    Ok(answer(match goal {
+        Goal::Ready => {
+            !terminating && mine.len() >= count && mine.iter().all(|pod| ready(pod) || phase(pod) == "Succeeded")
+        }
+        Goal::Succeeded => succeeded >= count,
+        Goal::Deleted => false,
+    }))
+}
+
+/// Waits until the object is as wanted, or the time is over. An object that is not there (yet) is waited for.
+pub(super) async fn until(state: &State, target: &Target, goal: Goal, timeout: Duration) -> Result<Answer, Problem> {
+    let mut pods = state.node.pods();
+    let mut desired = state.node.desired();
+    let deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        let wanted = {
+            let set = desired.borrow_and_update();
+            let found = set.objects.iter().find(|sourced| {
+                let key = sourced.object.key();
+                key.kind == target.kind && key.namespace == target.namespace && key.name == target.name
+            });
+            found.map(|sourced| wanted(&sourced.object))
+        };
+        let published = pods.borrow_and_update().clone();
+        let answer = judge(target, goal, wanted, &published);
+        if matches!(&answer, Ok(Answer { reached: true, .. })) {
+            return answer;
+        }
+        // All three are cancel-safe: a change that is not taken now is still there at the next look.
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => return answer,
+            () = state.stop.cancelled() => return Err(Problem::new(Reason::Unavailable, "the agent is stopping")),
+            changed = pods.changed() => changed.map_err(|e| Problem::of(Reason::Unavailable, &e))?,
+            changed = desired.changed() => changed.map_err(|e| Problem::of(Reason::Unavailable, &e))?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, phase: &str, is_ready: bool) -> Arc<PodView> {
+        let status = if is_ready { "True" } else { "False" };
+        let view = json!({
+            "metadata": {"name": name, "namespace": "default"},
+            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": status}]},
+            "lamina": {"uid": "00000000-0000-4000-8000-000000000000", "source": "desired", "containers": [],
+                "owner": {"kind": "Deployment", "name": "web"}},
+        });
+        Arc::new(serde_json::from_value(view).unwrap())
+    }
+
+    fn target(kind: Kind, name: &str) -> Target {
+        Target { kind, namespace: "default".into(), name: name.into() }
+    }
+
+    #[test]
+    fn a_workload_is_ready_when_all_the_pods_it_wants_are() {
+        let web = target(Kind::Deployment, "web");
+        let some = [pod("web-0", "Running", true), pod("web-1", "Running", false)];
+        let all = [pod("web-0", "Running", true), pod("web-1", "Running", true)];
+        assert!(!judge(&web, Goal::Ready, Some(2), &some).unwrap().reached);
+        assert!(judge(&web, Goal::Ready, Some(2), &all).unwrap().reached);
+        assert!(!judge(&web, Goal::Ready, Some(3), &all).unwrap().reached);
+    }
+
+    #[test]
+    fn what_is_not_there_is_deleted_and_otherwise_not_found() {
+        let none = target(Kind::Pod, "none");
+        assert!(judge(&none, Goal::Deleted, None, &[]).unwrap().reached);
+        assert!(!judge(&none, Goal::Deleted, Some(1), &[]).unwrap().reached);
+        assert_eq!(judge(&none, Goal::Ready, None, &[]).unwrap_err().reason, Reason::NotFound);
+    }
+
+    #[test]
+    fn a_pod_that_waits_says_for_what() {
+        let answer =
+            judge(&target(Kind::Pod, "web-0"), Goal::Succeeded, None, &[pod("web-0", "Pending", false)]).unwrap();
+        assert_eq!(answer, Answer { reached: false, state: "pod web-0 is Pending".into() });
+    }
+}

@@ -1,0 +1,145 @@
+//! The node as a library: real pods on this machine, without the command line. Needs root and a registry or an image
+//! layout in `LAMINA_TEST_IMAGE` (busybox or alike).
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by failing")]
+
+use std::io::Read as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use lamina::api::{Kind, ObjectKey};
+use lamina::metrics::Registry;
+use lamina::node::{Attach, ContainerRef, DeleteOptions, ExecRequest, Node, RunRequest, Settings, Streams};
+
+fn image() -> String {
+    std::env::var("LAMINA_TEST_IMAGE").unwrap_or_else(|_| "127.0.0.1:5000/busybox:1".to_owned())
+}
+
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        root: dir.join("state"),
+        run: dir.join("run"),
+        log_dir: dir.join("log"),
+        manifests: vec![dir.join("manifests")],
+        registry_config: dir.join("registries.yaml"),
+        shim: Some(env!("CARGO_BIN_EXE_lamina").into()),
+        ..Settings::default()
+    }
+}
+
+fn pod(name: &str, command: &[&str]) -> Pod {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "main", "image": image(), "command": command}],
+        },
+    }))
+    .unwrap()
+}
+
+async fn run(node: &Node, name: &str, command: &[&str]) -> (String, i32) {
+    let attach = Attach { stdout: true, stderr: true, ..Attach::default() };
+    let mut session = node.run(RunRequest { pod: pod(name, command), attach, remove: true }).unwrap();
+    let Some(Streams::Pipes { stdout: Some(out), .. }) = session.streams.take() else { panic!("no output") };
+    let text = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        std::fs::File::from(out).read_to_string(&mut text).unwrap();
+        text
+    });
+    let exit = session.wait().await.unwrap();
+    (text.await.unwrap(), exit.code)
+}
+
+fn service(name: &str) -> Pod {
+    let mut pod = pod(name, &["sleep", "1000"]);
+    pod.spec.as_mut().unwrap().restart_policy = Some("Always".to_owned());
+    pod
+}
+
+/// The pid of a pod's first container once it runs.
+async fn pid(node: &Node, name: &str) -> u32 {
+    let mut views = node.pods();
+    let running = |views: &lamina::node::Views| {
+        views.iter().find(|v| v.key().name == name).and_then(|v| v.lamina.containers.first()?.pid)
+    };
+    let views = tokio::time::timeout(Duration::from_secs(20), views.wait_for(|v| running(v).is_some())).await;
+    running(&views.expect("it runs").unwrap()).unwrap()
+}
+
+async fn empty(node: &Node) {
+    let mut views = node.pods();
+    tokio::time::timeout(Duration::from_secs(20), views.wait_for(|v| v.is_empty())).await.unwrap().unwrap();
+}
+
+fn detached(node: &Node, pod: Pod) {
+    node.run(RunRequest { pod, attach: Attach::default(), remove: false }).unwrap();
+}
+
+fn target(name: &str) -> ObjectKey {
+    ObjectKey { kind: Kind::Pod, namespace: "default".into(), name: name.into() }
+}
+
+async fn start(dir: &Path) -> Node {
+    let _ = std::fs::create_dir(dir.join("manifests"));
+    Node::start(settings(dir), Registry::default()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_agent_adopts_what_runs_and_a_killed_container_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    detached(&node, service("web"));
+    let before = pid(&node, "web").await;
+    node.shutdown().await;
+    drop(node);
+
+    let node = start(dir.path()).await;
+    assert_eq!(pid(&node, "web").await, before, "the container did not notice");
+    let target_ref = ContainerRef { namespace: "default".into(), pod: "web".into(), container: None };
+    let attach = Attach { stdout: true, ..Attach::default() };
+    let command = vec!["sh".to_owned(), "-c".to_owned(), "echo in; exit 7".to_owned()];
+    let mut session = node.exec(ExecRequest { target: target_ref, command, attach }).await.unwrap();
+    assert_eq!(session.wait().await.unwrap().code, 7);
+
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(before).unwrap()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    let mut views = node.pods();
+    let again = |v: &lamina::node::Views| {
+        v.iter().any(|v| v.lamina.containers.first().is_some_and(|c| c.attempt == 1 && c.pid.is_some()))
+    };
+    tokio::time::timeout(Duration::from_secs(10), views.wait_for(again)).await.unwrap().unwrap();
+    node.delete(&target("web"), DeleteOptions { grace: None, wait: true }).await.unwrap();
+    empty(&node).await;
+    node.shutdown().await;
+    for left in ["state/pods", "run/pods", "log"] {
+        assert_eq!(std::fs::read_dir(dir.path().join(left)).unwrap().count(), 0, "{left} is empty");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_one_off_pod_runs_and_leaves_nothing() {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter("debug,hyper=warn,reqwest=warn")
+        .with_writer(std::io::stderr)
+        .try_init();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("manifests")).unwrap();
+    let node = Node::start(settings(dir.path()), Registry::default()).await.unwrap();
+    let (text, code) = run(&node, "hello", &["sh", "-c", "echo hello; exit 3"]).await;
+    assert_eq!((text.as_str(), code), ("hello\n", 3));
+    for n in 0..5 {
+        let begin = Instant::now();
+        let (_, code) = run(&node, &format!("true-{n}"), &["true"]).await;
+        assert_eq!(code, 0);
+        eprintln!("run took {:?}", begin.elapsed());
+    }
+    let mut views = node.pods();
+    tokio::time::timeout(Duration::from_secs(10), views.wait_for(|v| v.is_empty())).await.unwrap().unwrap();
+    node.shutdown().await;
+}
