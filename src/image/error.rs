@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::client::{ClientError, Fault};
 use super::config::ConfigError;
-use super::credentials::KeychainError;
 use crate::oci::{Digest, DocumentError};
 use crate::store;
 
@@ -85,7 +84,7 @@ pub enum Error {
         /// The image.
         image: String,
         /// Why not.
-        source: KeychainError,
+        source: ConfigError,
     },
     /// The node's configuration cannot be used for this registry.
     #[error("cannot ask for {image}")]

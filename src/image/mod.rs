@@ -27,10 +27,12 @@ mod name;
 mod pull;
 mod request;
 mod resolve;
+#[cfg(test)]
+mod tests;
 
 pub use client::{ClientError, Fault};
 pub use config::{ConfigError, RegistryConfig};
-pub use credentials::{Credential, DockerConfigSecret, HelperError, KeychainError, Secret, SecretError};
+pub use credentials::{Credential, DockerConfigSecret, Secret, SecretError};
 pub use error::{Error, Reason, Retry};
 pub use images::Images;
 pub use load::Loaded;

@@ -170,12 +170,12 @@ fn fault(error: &reqwest::Error) -> Fault {
         if cause.is::<rustls::Error>() {
             return Fault::Tls;
         }
-        // rustls travels inside an io::Error, whose `source` skips the error that it wraps.
+        // An io::Error's `source` skips the error that it wraps, which is where rustls travels.
         if let Some(io) = cause.downcast_ref::<std::io::Error>()
             && let Some(inner) = io.get_ref()
-            && inner.is::<rustls::Error>()
         {
-            return Fault::Tls;
+            next = Some(inner);
+            continue;
         }
         next = cause.source();
     }

@@ -46,6 +46,9 @@ impl Default for Timing {
     }
 }
 
+/// HTTP dates; nobody is to be hammered for a wrong weekday.
+static DATES: jiff::fmt::rfc2822::DateTimeParser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
+
 impl Timing {
     /// How long to wait after `failures` (1 or more) failures in a row: doubled each time, the upper half at random so
     /// that many nodes do not come back at once.
@@ -63,7 +66,7 @@ impl Timing {
         } else if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
             Duration::MAX
         } else {
-            let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+            let date = DATES.parse_timestamp(text).ok()?;
             SystemTime::from(date).duration_since(now).unwrap_or_default()
         };
         Some(asked.min(self.retry_after_cap))

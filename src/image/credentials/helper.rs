@@ -1,5 +1,6 @@
 //! Credential helpers: `docker-credential-<name> get`, the server's name on its input, JSON on its output.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const MAX_ANSWER: u64 = 64 << 10;
 
 /// Why a helper gave no credential. Never holds what it wrote: that may be one.
 #[derive(Debug, thiserror::Error)]
-pub enum HelperError {
+pub(super) enum HelperError {
     /// It could not be started or spoken to.
     #[error("cannot run credential helper docker-credential-{name}")]
     Run {
@@ -57,11 +58,16 @@ pub(in crate::image) fn helper_name_ok(name: &str) -> bool {
 
 /// Asks a helper for `server`'s credential; `None` where it has none.
 pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Credential>, HelperError> {
-    let run = |source| HelperError::Run { name: name.to_owned(), source };
     if !helper_name_ok(name) {
-        return Err(run(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a helper's name")));
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a helper's name");
+        return Err(HelperError::Run { name: name.to_owned(), source });
     }
-    let mut child = Command::new(format!("docker-credential-{name}"))
+    run(name, format!("docker-credential-{name}").as_ref(), server).await
+}
+
+async fn run(name: &str, program: &Path, server: &str) -> Result<Option<Credential>, HelperError> {
+    let run = |source| HelperError::Run { name: name.to_owned(), source };
+    let mut child = Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -99,4 +105,46 @@ pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Credential>, 
     } else {
         Credential::Basic { username: answer.username, password: answer.secret }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A helper in a directory of its own, run by its path's name only.
+    async fn with(script: &str) -> Result<Option<Credential>, HelperError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker-credential-x");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        run("x", &path, "r.example").await
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_told_the_server_and_its_answer_is_read() {
+        let echo = r#"read s; echo "{\"ServerURL\":\"$s\",\"Username\":\"u-$s\",\"Secret\":\"pw\"}""#;
+        let found = with(echo).await.unwrap().unwrap();
+        assert_eq!(found.parts(), ("u-r.example", "pw"));
+        let token = r#"echo '{"Username":"<token>","Secret":"t"}'"#;
+        assert!(matches!(with(token).await.unwrap(), Some(Credential::Identity { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_helper_without_a_credential_is_no_error_and_a_broken_one_is() {
+        let none = "echo 'credentials not found in native keychain'; exit 1";
+        assert_eq!(with(none).await.unwrap(), None);
+        for broken in ["exit 3", "echo canary", "head -c 200000 /dev/zero"] {
+            let error = with(broken).await.unwrap_err();
+            assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_helpers_name_is_no_path() {
+        for name in ["", "../x", "a/b", ".x", "-x", "a b"] {
+            assert!(!helper_name_ok(name), "{name}");
+        }
+        assert!(helper_name_ok("ecr-login"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::docker::{DockerConfig, MAX_BYTES, is_docker_hub};
-use super::{Credential, DockerConfigSecret, HelperError, helper};
+use super::{Credential, DockerConfigSecret, helper};
 use crate::image::config::{ConfigError, RegistryConfig};
 
 /// Who gave a credential.
@@ -23,17 +23,6 @@ pub(in crate::image) enum Origin {
 pub(in crate::image) struct Candidate {
     pub(in crate::image) credential: Credential,
     pub(in crate::image) origin: Origin,
-}
-
-/// Why the credentials could not be gathered.
-#[derive(Debug, thiserror::Error)]
-pub enum KeychainError {
-    /// The node's configuration cannot be read.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A helper failed.
-    #[error(transparent)]
-    Helper(#[from] HelperError),
 }
 
 /// The node's credentials, looked up for each pull anew, so that a `docker login` needs no restart.
@@ -59,14 +48,14 @@ impl Keychain<'_> {
         &self,
         registry: &str,
         repository: &str,
-    ) -> Result<Option<Candidate>, KeychainError> {
+    ) -> Result<Option<Candidate>, ConfigError> {
         let node = |credential| Candidate { credential, origin: Origin::Node };
         if let Some(credential) = self.config.credential(registry)? {
             return Ok(Some(node(credential)));
         }
         let server = server_name(registry);
         if let Some(name) = self.config.helper(registry)
-            && let Some(credential) = helper::ask(name, server).await?
+            && let Some(credential) = ask(name, server).await
         {
             return Ok(Some(node(credential)));
         }
@@ -74,7 +63,7 @@ impl Keychain<'_> {
         let Some(docker) = read(path)? else { return Ok(None) };
         let own_helper = docker.cred_helpers.iter().find(|(key, _)| same_server(key, registry));
         if let Some((_, name)) = own_helper
-            && let Some(credential) = helper::ask(name, server).await?
+            && let Some(credential) = ask(name, server).await
         {
             return Ok(Some(node(credential)));
         }
@@ -82,7 +71,7 @@ impl Keychain<'_> {
             return Ok(Some(node(credential)));
         }
         match docker.creds_store.as_deref() {
-            Some(name) if own_helper.is_none() && !name.is_empty() => Ok(helper::ask(name, server).await?.map(node)),
+            Some(name) if own_helper.is_none() && !name.is_empty() => Ok(ask(name, server).await.map(node)),
             _ => Ok(None),
         }
     }
@@ -92,7 +81,7 @@ impl Keychain<'_> {
         &self,
         registry: &str,
         repository: &str,
-    ) -> Result<Vec<Candidate>, KeychainError> {
+    ) -> Result<Vec<Candidate>, ConfigError> {
         let mut all = self.of_pod(registry, repository);
         if let Some(candidate) = self.of_node(registry, repository).await?
             && !all.iter().any(|c| c.credential == candidate.credential)
@@ -100,6 +89,18 @@ impl Keychain<'_> {
             all.push(candidate);
         }
         Ok(all)
+    }
+}
+
+/// Asks a helper. One that fails is as one that knows nothing: `config.json` files name helpers of desktops that servers
+/// do not have, and a public image needs none of them. A private one will be refused, and the log says why.
+async fn ask(name: &str, server: &str) -> Option<Credential> {
+    match helper::ask(name, server).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "going on without a credential helper");
+            None
+        }
     }
 }
 

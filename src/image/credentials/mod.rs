@@ -16,9 +16,7 @@ use std::fmt;
 use serde::Deserialize;
 
 pub use docker::{DockerConfigSecret, SecretError};
-pub use helper::HelperError;
 pub(super) use helper::helper_name_ok;
-pub use keychain::KeychainError;
 pub(super) use keychain::{Candidate, Keychain, Origin};
 
 /// A text that is never shown: not by `Debug`, not in an error.

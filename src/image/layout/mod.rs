@@ -171,6 +171,3 @@ fn tag_of(name: &str) -> Option<&str> {
     let tag = reference.tag()?.len();
     name.contains(['/', ':']).then(|| name.get(name.len().checked_sub(tag)?..)).flatten()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Layouts and archives that are well-formed, and those that must be refused.
