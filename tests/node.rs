@@ -175,7 +175,7 @@ async fn a_changed_manifest_replaces_only_its_container_and_a_removed_one_frees_
         all.filter_map(|c| Some((c.attempt, c.pid?))).collect::<Vec<_>>()
     };
     let both = |views: &lamina::node::Views| pids(views).len() == 2;
-    let limit = Duration::from_secs(60);
+    let limit = Duration::from_mins(1);
     let before = pids(&tokio::time::timeout(limit, views.wait_for(both)).await.unwrap().unwrap());
     manifest(dir.path(), [&other, &image()]);
     let replaced = |views: &lamina::node::Views| both(views) && pids(views)[0].0 == 1;
