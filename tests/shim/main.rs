@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what is wrong by panicking")]
 
+mod agentless;
 mod containers;
 mod lifecycle;
 mod pod;
 mod streams;
+mod volumes;

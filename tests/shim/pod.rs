@@ -72,6 +72,7 @@ fn config(dir: &Path) -> Config {
         network: Network::Loopback,
         hostname: Some("in-a-test".into()),
         host_ipc: false,
+        limits: lamina::sys::cgroup::Limits::default(),
         pod,
     }
 }

@@ -12,6 +12,7 @@ use crate::pod::desired::Desired;
 use crate::pod::engine::{StepError, chain};
 use crate::pod::metrics::Phase;
 use crate::pod::state::{AttemptFailure, Observed, Record, Sandbox};
+use crate::runtime;
 use crate::runtime::client::Client;
 use crate::runtime::shim::{Config, Network};
 use crate::sys::cgroup::Cgroup;
@@ -68,6 +69,8 @@ impl Real {
             network,
             hostname,
             host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or_default(),
+            // A quantity that cannot be read fails the pod's containers, with its name; not its sandbox.
+            limits: runtime::spec::pod_limits(&record.pod).unwrap_or_default(),
         }
     }
 

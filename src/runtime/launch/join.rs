@@ -6,6 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::report::Reporter;
 use super::{Error, ExecLaunch, Stage, Stdio, init, program, terminal};
+use crate::sys::cgroup::{Cgroup, Hierarchies};
 use crate::sys::namespace::{self, Namespace};
 use crate::sys::process::{self, Clone, Forked};
 
@@ -30,6 +31,18 @@ pub(super) fn fork_inside(container: BorrowedFd<'_>, options: Clone<'_>) -> Resu
         }
         (_, forked) => Ok(forked),
     }
+}
+
+/// The v2 group of the container's first process. It differs from the container's own where that has groups below it,
+/// made by a service manager inside: no process may enter an inner group then.
+pub(super) fn group_of(container: BorrowedFd<'_>, hierarchies: &Hierarchies) -> Option<Cgroup> {
+    let read = |name: String| std::fs::read_to_string(name).ok();
+    let described = read(format!("/proc/self/fdinfo/{}", container.as_raw_fd()))?;
+    let pid: u32 = described.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())?;
+    // The number stays that process': the caller is its parent, and does not reap it here.
+    let groups = read(format!("/proc/{pid}/cgroup"))?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(Cgroup::open(hierarchies, path))
 }
 
 /// Runs in the child; returns only an error.

@@ -66,6 +66,9 @@ pub enum Source<'a> {
     /// A mount that the caller holds. It is cloned for each container, so it must be attached in the caller's mount
     /// namespace or the kernel must be 6.15 or later; what is mounted below it comes along.
     Mount(BorrowedFd<'a>),
+    /// A detached mount that was made for this bind alone: it is used itself. The kernel lets nobody clone one that was
+    /// cloned in another mount namespace, as those of host paths are. It has no `sub_path`.
+    Own(BorrowedFd<'a>),
     /// A file or directory of the caller's mount namespace.
     Path(&'a Path),
 }
@@ -174,9 +177,18 @@ pub fn start(launch: &Launch<'_>) -> Result<Child, Error> {
 pub fn exec(launch: &ExecLaunch<'_>) -> Result<Child, Error> {
     let directory = launch.cgroup.unified_directory().map_err(|e| Error::cgroup(&e))?;
     let (ours, theirs) = report::channel()?;
-    let options = process::Clone { mount: false, pid: false, cgroup: directory.as_ref().map(AsFd::as_fd) };
-    let forked = join::fork_inside(launch.init, options)?;
-    match forked {
+    let inside = |directory: &Option<OwnedFd>| {
+        let options = process::Clone { mount: false, pid: false, cgroup: directory.as_ref().map(AsFd::as_fd) };
+        join::fork_inside(launch.init, options)
+    };
+    let forked = match inside(&directory) {
+        Err(Error::Fork { source }) if source.raw_os_error() == Some(libc::EBUSY) => {
+            let group = join::group_of(launch.init, launch.cgroup.hierarchies()).ok_or(Error::Fork { source })?;
+            inside(&group.unified_directory().map_err(|e| Error::cgroup(&e))?)
+        }
+        forked => forked,
+    };
+    match forked? {
         Forked::Child => theirs.run(|report| join::run(launch, report)),
         Forked::Parent { pid, pidfd } => {
             drop(theirs);

@@ -57,13 +57,16 @@ fn source(bind: &Bind<'_>) -> Result<Mount, Error> {
     let Some(below) = bind.sub_path else {
         return match bind.source {
             Source::Mount(fd) => Mount::clone_at(fd, Path::new(""), true).map_err(fail()),
+            Source::Own(fd) => {
+                Ok(Mount::from_fd(fd.try_clone_to_owned().map_err(Error::at(Stage::Volume, bind.target))?))
+            }
             Source::Path(path) => Mount::clone_path(path, true).map_err(fail()),
         };
     };
     let failed = || Error::at::<std::io::Error>(Stage::Volume, format!("{} (subPath {below})", bind.target));
     let whole;
     let top = match bind.source {
-        Source::Mount(fd) => fd,
+        Source::Mount(fd) | Source::Own(fd) => fd,
         Source::Path(path) => {
             whole = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
                 .map_err(|e| failed()(e.into()))?;

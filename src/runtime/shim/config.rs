@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::cgroup::Limits;
+
 /// The socket's name in [`Config::run`].
 pub const SOCKET: &str = "shim.sock";
 
@@ -33,6 +35,9 @@ pub struct Config {
     /// Share the host's System V IPC and message queues.
     #[serde(default)]
     pub host_ipc: bool,
+    /// The limits of the pod's cgroup.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// Which network namespace the pod's containers are in.

@@ -52,7 +52,7 @@ pub(super) fn enter(config: &Config) -> Result<Place, Error> {
 
     let hierarchies = Hierarchies::probe()?;
     let path = config.cgroup.to_string_lossy();
-    let (pod_cgroup, missing) = Cgroup::create(&hierarchies, &path, &Limits::default())?;
+    let (pod_cgroup, missing) = Cgroup::create(&hierarchies, &path, &config.limits)?;
     warnings.extend(missing.into_iter().map(|w| w.0));
     let (own_cgroup, missing) = Cgroup::create(&hierarchies, &format!("{path}/shim"), &Limits::default())?;
     warnings.extend(missing.into_iter().map(|w| w.0));

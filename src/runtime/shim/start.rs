@@ -118,7 +118,7 @@ impl Pod {
             .map(|(bind, opened)| Bind {
                 target: &bind.target,
                 source: opened.source(),
-                sub_path: bind.sub_path.as_deref(),
+                sub_path: opened.sub_path(bind),
                 read_only: bind.read_only,
                 recursive: bind.recursive,
                 propagation: bind.propagation,

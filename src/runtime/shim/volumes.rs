@@ -13,6 +13,7 @@ use super::setup::Place;
 use crate::runtime::launch::Source;
 use crate::runtime::protocol::{Failure, FailureKind};
 use crate::runtime::spec::{HostPathKind, VolumeBind, VolumeSource};
+use crate::sys::inside;
 use crate::sys::mount::{Mount, Tier};
 use crate::sys::namespace::{self, Namespace};
 
@@ -146,6 +147,8 @@ impl Kept {
 pub(super) enum Opened {
     /// A mount.
     Mount(OwnedFd),
+    /// A mount of the host's, made for one bind, its `sub_path` gone into already.
+    Own(OwnedFd),
     /// A path of the shim's mount namespace.
     Path(PathBuf),
 }
@@ -154,8 +157,14 @@ impl Opened {
     pub(super) fn source(&self) -> Source<'_> {
         match self {
             Self::Mount(fd) => Source::Mount(fd.as_fd()),
+            Self::Own(fd) => Source::Own(fd.as_fd()),
             Self::Path(path) => Source::Path(path),
         }
+    }
+
+    /// What of the bind's `sub_path` is left to do.
+    pub(super) fn sub_path<'a>(&self, bind: &'a VolumeBind) -> Option<&'a str> {
+        if matches!(self, Self::Own(_)) { None } else { bind.sub_path.as_deref() }
     }
 }
 
@@ -170,10 +179,10 @@ pub(super) fn open(mounts: &mut Mounts, place: &Place, bind: &VolumeBind, tier: 
         }
         VolumeSource::Dir { path } => Ok(Opened::Path(PathBuf::from(path))),
         VolumeSource::HostPath { path, kind } => {
-            let opened = on_host(place, || host_path(Path::new(path), *kind))?;
+            let opened = on_host(place, || host_path(Path::new(path), *kind, bind.sub_path.as_deref()))?;
             // Older kernels cannot clone a detached mount for a container; the shim's namespace, which hears of mounts
             // on the host, has the same path.
-            Ok(if tier == Tier::Attached { Opened::Path(PathBuf::from(path)) } else { Opened::Mount(opened) })
+            Ok(if tier == Tier::Attached { Opened::Path(PathBuf::from(path)) } else { Opened::Own(opened) })
         }
     }
 }
@@ -186,8 +195,8 @@ fn on_host<T>(place: &Place, action: impl FnOnce() -> Result<T, Failure>) -> Res
     result
 }
 
-/// Opens a path of the host as a mount of its own, with what is mounted below it.
-fn host_path(path: &Path, kind: HostPathKind) -> Result<OwnedFd, Failure> {
+/// Opens a path of the host, or what `below` names inside it, as a mount of its own, with what is mounted there.
+fn host_path(path: &Path, kind: HostPathKind, below: Option<&str>) -> Result<OwnedFd, Failure> {
     let refused = |reason: String| Failure {
         kind: FailureKind::Failed,
         reason: Some("CreateContainerConfigError".to_owned()),
@@ -224,6 +233,15 @@ fn host_path(path: &Path, kind: HostPathKind) -> Result<OwnedFd, Failure> {
     {
         return Err(refused(format!("not {name}, as its type demands")));
     }
+    let fd = match below.map(Path::new) {
+        None => fd,
+        // Never through a link that leads out; a directory that is not there is made, as Kubernetes does.
+        Some(below) => match inside::open_beneath(&fd, below, OFlags::PATH) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => inside::make_directories(&fd, below, 0o755),
+            opened => opened,
+        }
+        .map_err(|e| refused(format!("subPath {}: {e}", below.display())))?,
+    };
     Ok(Mount::clone_at(&fd, Path::new(""), true).map_err(|e| refused(crate::runtime::chain(&e)))?.into_fd())
 }
 

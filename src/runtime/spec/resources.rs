@@ -15,6 +15,10 @@ const PERIOD: u64 = 100_000;
 /// The smallest quota that the kernel takes, in µs.
 const LEAST_QUOTA: u64 = 1000;
 
+/// How many tasks a pod may have: enough for a large server, and no fork bomb takes the node with it. A kubelet's
+/// default is no limit.
+const POD_TASKS: i64 = 8192;
+
 /// The least weight, of a container that asks for no CPU.
 const LEAST_SHARES: u64 = 2;
 
@@ -108,25 +112,22 @@ pub fn container_limits(pod: &Pod, container: &Container) -> Result<Limits, Erro
     Ok(Resources::of(container.resources.as_ref())?.limits(qos(pod)?))
 }
 
-/// The limits of a pod's cgroup: the sum of its containers', where every container has one.
+/// The limits of a pod's cgroup: its weight against other pods, what is kept for it, and how many tasks it may have.
+/// What may be used at most is each container's own limit, which can be changed while the pod runs.
 ///
 /// # Errors
 /// If a quantity cannot be read.
 pub fn pod_limits(pod: &Pod) -> Result<Limits, Error> {
     let all = all(pod)?;
-    let sum_all = |of: fn(&Resources) -> Option<u64>| {
-        all.iter().map(of).try_fold(0_u64, |sum, n| Some(sum.saturating_add(n.filter(|n| *n > 0)?)))
-    };
     let sum = |of: fn(&Resources) -> Option<u64>| {
         all.iter().filter_map(of).fold(None, |sum: Option<u64>, n| Some(sum.unwrap_or(0).saturating_add(n)))
     };
     let total = Resources {
         cpu_request: sum(|r| r.cpu_request),
-        cpu_limit: sum_all(|r| r.cpu_limit),
         memory_request: sum(|r| r.memory_request),
-        memory_limit: sum_all(|r| r.memory_limit),
+        ..Resources::default()
     };
-    Ok(total.limits(qos(pod)?))
+    Ok(Limits { pids_max: Some(POD_TASKS), ..total.limits(qos(pod)?) })
 }
 
 /// How likely the kernel kills a container when memory runs out: -997 (last) to 1000 (first).

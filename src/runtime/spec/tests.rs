@@ -148,7 +148,8 @@ fn resources_become_cgroup_values_as_kubernetes_computes_them() {
     assert_eq!(class, Qos::Guaranteed);
     assert_eq!((own.cpu_shares, own.cpu_quota, own.cpu_period), (Some(512), Some(50_000), Some(100_000)));
     assert_eq!((own.memory_max, own.memory_min, own.swap_max), (Some(64 << 20), Some(64 << 20), Some(0)));
-    assert_eq!(whole, own);
+    assert_eq!((whole.memory_max, whole.cpu_quota, whole.pids_max), (None, None, Some(8192)));
+    assert_eq!((whole.cpu_shares, whole.memory_min), (own.cpu_shares, own.memory_min));
 
     let (class, own, _) = limits(r#"{"requests":{"memory":"1Gi"},"limits":{"cpu":"1m"}}"#);
     assert_eq!((class, own.memory_low, own.cpu_quota), (Qos::Burstable, Some(1 << 30), Some(1000)));

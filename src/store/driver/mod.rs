@@ -26,6 +26,8 @@ pub(in crate::store) mod record;
 
 use crate::oci::{Algorithm, DiffId};
 use crate::store::tree::{self, LayerTree};
+use crate::sys::loopdev::LoopDevice;
+use crate::sys::mount::Mount;
 use draft::{Draft, FileId};
 
 /// Which driver a person asked for.
@@ -152,11 +154,39 @@ impl Driver {
     ///
     /// # Errors
     /// If the probe cannot write below `root`.
-    pub fn choose(choice: DriverChoice, _root: &Path) -> Result<Self, Error> {
+    pub fn choose(choice: DriverChoice, root: &Path) -> Result<Self, Error> {
         match choice {
-            DriverChoice::Auto | DriverChoice::Erofs => Ok(Self::Erofs),
+            DriverChoice::Erofs => Ok(Self::Erofs),
             DriverChoice::Directory => Ok(Self::Directory),
+            DriverChoice::Auto => match Self::probe(root)? {
+                None => Ok(Self::Erofs),
+                Some(reason) => {
+                    tracing::warn!(%reason, "this kernel cannot mount EROFS layers; they are unpacked into directories");
+                    Ok(Self::Directory)
+                }
+            },
         }
+    }
+
+    /// Mounts an empty layer that lies below `root`, where nobody sees it; gives the reason when that cannot be done.
+    fn probe(root: &Path) -> Result<Option<String>, Error> {
+        use std::error::Error as _;
+        let dir = root.join(format!(".probe-{}", std::process::id()));
+        // Left by a process of that number that was killed meanwhile.
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
+        let result = (|| {
+            let sealed = Self::Erofs.begin(&dir)?.finish(&Draft::new(), [0; 16]);
+            let image = dir.join(Self::Erofs.file_name());
+            sealed.map(|_| match Mount::erofs(&image) {
+                Ok(_) => None,
+                // The kernel has EROFS, but wants a loop device for a file of this file system.
+                Err(e) if e.source.raw_os_error() == Some(libc::ENOTBLK) && LoopDevice::over(&image).is_ok() => None,
+                Err(e) => Some(e.source().map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))),
+            })
+        })();
+        std::fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
+        result
     }
 
     /// Starts a layer in the directory `staging`.
@@ -279,3 +309,6 @@ impl<D: sha2::Digest> Write for Hasher<D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

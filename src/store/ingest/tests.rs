@@ -16,6 +16,11 @@ fn store(root: &Path) -> Store {
     Store::open(&Options { driver: DriverChoice::Erofs, ..Options::new(root) }).unwrap()
 }
 
+/// A store that unpacks layers where EROFS is missing.
+fn unpacking(root: &Path) -> Store {
+    Store::open(&Options { driver: DriverChoice::Directory, ..Options::new(root) }).unwrap()
+}
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
@@ -95,6 +100,32 @@ async fn a_layer_is_the_same_however_its_blob_is_compressed() {
         assert_eq!(store.find_layer(&[diff_id(&tar)]), Some(ingested.key));
         assert!(store.check(true).unwrap().is_sound());
     }
+}
+
+#[tokio::test]
+async fn layers_of_both_drivers_live_side_by_side_and_on_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, upper) = (alone(), bound());
+    let first = store(dir.path());
+    ingest(&first, &[&base], &gzip(&base)).await.unwrap();
+    settles(&first);
+    drop(first);
+    let store = unpacking(dir.path());
+    ingest(&store, &[&base, &upper], &gzip(&upper)).await.unwrap();
+    let keys = store.find_stack(&[diff_id(&base), diff_id(&upper)]).unwrap();
+    let drivers: Vec<_> = keys.iter().map(|key| store.layer(key).unwrap().driver).collect();
+    assert_eq!(drivers, [crate::store::driver::Driver::Erofs, crate::store::driver::Driver::Directory]);
+    for (key, tar) in keys.iter().zip([&base, &upper]) {
+        let mut rebuilt = Vec::new();
+        store.rebuild_tar(key, &mut rebuilt).unwrap();
+        assert!(rebuilt == *tar);
+    }
+    let merged = store.merged(&keys).unwrap();
+    assert!(merged.node(Path::new("etc/issue")).unwrap().is_some());
+    assert!(merged.node(Path::new("etc/hosts")).unwrap().is_some());
+    assert!(store.check(true).unwrap().is_sound());
+    store.sweep(&crate::store::SweepOptions::default()).unwrap();
+    nothing_is_left(&store);
 }
 
 #[tokio::test]
