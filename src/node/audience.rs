@@ -180,6 +180,15 @@ impl Listener {
         };
         let why = exit.message.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
         self.tell(seen, Some(container), reason, format!("ended with status {} ({}){why}", exit.code, exit.reason));
+        let wait = seen.record.as_ref().zip(seen.containers.get(container)).and_then(|(record, c)| {
+            let generation = record.containers.get(container).map_or(0, |g| g.spec);
+            next_start(record, generation, c).and_then(|(at, _)| at.checked_sub(backoff::now()))
+        });
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            // Rounded, so that the same wait is the same event, counted.
+            let text = format!("back-off of {} s before the next restart", wait.as_millis().div_ceil(1000));
+            self.tell(seen, Some(container), Reason::BackOff, text);
+        }
     }
 }
 
@@ -232,6 +241,7 @@ impl Audience for Listener {
             }
             Step::Fetch { container, .. } => {
                 self.pulling.insert(container.clone(), Instant::now());
+                self.tell(seen, Some(container), Reason::Pulling, format!("pulling {}", image_of(seen, container)));
             }
             Step::Bury => self.tell(seen, None, Reason::ShimLost, "the pod's shim is gone; what it ran is killed"),
             Step::Erase => self.tell(seen, None, Reason::Deleted, "removed"),
@@ -270,7 +280,10 @@ impl Audience for Listener {
             Step::Start { container, attempt, .. } => {
                 match seen.containers.get(container).and_then(|c| c.attempt.as_ref()).and_then(|a| a.exit.clone()) {
                     Some(exit) => self.ended(seen, container, &exit),
-                    None => self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})")),
+                    None => {
+                        self.tell(seen, Some(container), Reason::Created, format!("created (attempt {attempt})"));
+                        self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})"));
+                    }
                 }
             }
             _ => {}
@@ -285,14 +298,26 @@ impl Audience for Listener {
                 match result {
                     Ok(()) => {
                         self.machine.metrics.phase(metrics::Phase::Pull, took);
-                        tracing::debug!(pod = %self.key, container, ?took, "image here");
+                        let text = format!("{} is here after {} ms", image_of(seen, container), took.as_millis());
+                        self.tell(seen, Some(container), Reason::Pulled, text);
                     }
-                    Err(error) => self.tell(seen, Some(container), Reason::FailedPull, error.message.clone()),
+                    Err(error) => {
+                        self.tell(seen, Some(container), Reason::FailedPull, error.message.clone());
+                        let text = format!("back-off before {} is pulled again", image_of(seen, container));
+                        self.tell(seen, Some(container), Reason::BackOff, text);
+                    }
                 }
             }
             Push::ShimLost | Push::Look => {}
         }
     }
+}
+
+/// What a container's image is called in its manifest.
+fn image_of(seen: &Observed, container: &str) -> String {
+    let all = seen.record.iter().flat_map(|record| containers(&record.pod));
+    let name = all.filter(|c| c.name == container).find_map(|c| c.image.clone());
+    format!("image {}", name.unwrap_or_default())
 }
 
 /// Whether a pod is as desired: what waits for a restart's or a pull's next try is not.

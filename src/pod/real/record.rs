@@ -99,6 +99,13 @@ impl Real {
             disk::remove_tree(&dir)
         })
         .await?;
+        // What its failed pulls have fetched was kept for the next try, which will not come.
+        let (images, uid) = (machine.images.clone(), record.uid.to_string());
+        let stale = tokio::task::spawn_blocking(move || images.release_stale(|pod| pod != uid)).await;
+        if let Ok(Err(error)) = stale {
+            tracing::warn!(pod = %self.key, error = &error as &dyn std::error::Error, "cannot let go of what pulls held");
+        }
+        machine.released.notify_one();
         machine.metrics.forget(&self.key.namespace, &self.key.name, record.containers.keys().map(String::as_str));
         self.uid = None;
         super::locked(&self.digests).clear();
