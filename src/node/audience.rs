@@ -180,15 +180,6 @@ impl Listener {
         };
         let why = exit.message.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
         self.tell(seen, Some(container), reason, format!("ended with status {} ({}){why}", exit.code, exit.reason));
-        let wait = seen.record.as_ref().zip(seen.containers.get(container)).and_then(|(record, c)| {
-            let generation = record.containers.get(container).map_or(0, |g| g.spec);
-            next_start(record, generation, c).and_then(|(at, _)| at.checked_sub(backoff::now()))
-        });
-        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
-            // Rounded, so that the same wait is the same event, counted.
-            let text = format!("back-off of {} s before the next restart", wait.as_millis().div_ceil(1000));
-            self.tell(seen, Some(container), Reason::BackOff, text);
-        }
     }
 }
 
@@ -222,6 +213,9 @@ impl Audience for Listener {
             if let Some(owner) = &record.origin.workload {
                 self.board.owned(&self.key, owner, observed(owner, record, view, phase, seen));
             }
+        }
+        for (container, message) in next.iter().flat_map(|view| backing_off(view, self.shown.as_deref())) {
+            self.tell(seen, Some(container), Reason::BackOff, message);
         }
         let next = next.map(Arc::new);
         self.shown.clone_from(&next);
@@ -301,16 +295,29 @@ impl Audience for Listener {
                         let text = format!("{} is here after {} ms", image_of(seen, container), took.as_millis());
                         self.tell(seen, Some(container), Reason::Pulled, text);
                     }
-                    Err(error) => {
-                        self.tell(seen, Some(container), Reason::FailedPull, error.message.clone());
-                        let text = format!("back-off before {} is pulled again", image_of(seen, container));
-                        self.tell(seen, Some(container), Reason::BackOff, text);
-                    }
+                    Err(error) => self.tell(seen, Some(container), Reason::FailedPull, error.message.clone()),
                 }
             }
             Push::ShimLost | Push::Look => {}
         }
     }
+}
+
+/// Containers that have begun to wait for a restart's or a pull's next try, and what their status says of it.
+fn backing_off<'a>(view: &'a PodView, before: Option<&'a PodView>) -> impl Iterator<Item = (&'a str, String)> {
+    let waiting = |view: &'a PodView| {
+        let statuses = view.pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        statuses.filter_map(|status| {
+            let waiting = status.state.as_ref()?.waiting.as_ref()?;
+            let reason = waiting.reason.as_deref().filter(|r| r.ends_with("BackOff"))?;
+            Some((status.name.as_str(), status.restart_count, reason, waiting.message.clone()))
+        })
+    };
+    let known: Vec<_> =
+        before.into_iter().flat_map(waiting).map(|(name, count, reason, _)| (name, count, reason)).collect();
+    waiting(view)
+        .filter(move |(name, count, reason, _)| !known.contains(&(*name, *count, *reason)))
+        .map(|(name, _, reason, message)| (name, message.unwrap_or_else(|| reason.to_owned())))
 }
 
 /// What a container's image is called in its manifest.

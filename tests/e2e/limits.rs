@@ -89,7 +89,7 @@ fn a_container_has_the_default_profile_and_no_more() {
                   grep -q 'CapEff:.00000000a80425fb' /proc/self/status; \
                   ! mount -t tmpfs x /tmp 2>/dev/null; ! echo 1 2>/dev/null >/proc/sys/kernel/domainname; \
                   test -z \"$(cat /proc/kcore 2>/dev/null | head -c 1)\"; ls -l /proc/self/fd >/tmp/fds 2>/dev/null || true; \
-                  test $(grep -c ' -> ' /tmp/fds) -le 4; test \"$(hostname)\" = profile; test $$ = 1";
+                  test $(grep -c ' -> ' /tmp/fds) -le 4; test \"$(hostname)\" = profile; test $$$$ = 1";
     let pod = run(&node, "profile", "", script);
     assert_eq!(pod["status"]["phase"], "Succeeded", "{}", node.ok(&["logs", "profile"]));
     node.finish();
