@@ -84,7 +84,16 @@ fn target(name: &str) -> ObjectKey {
 
 async fn start(dir: &Path) -> Node {
     let _ = std::fs::create_dir(dir.join("manifests"));
-    Node::start(settings(dir), Registry::default()).await.unwrap()
+    let begin = Instant::now();
+    loop {
+        match Node::start(settings(dir), Registry::default()).await {
+            // A child that another test forks at this moment has the lock's descriptor until it executes.
+            Err(lamina::node::Error::Locked { .. }) if begin.elapsed() < Duration::from_secs(5) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            result => return result.unwrap(),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,8 +138,7 @@ async fn a_one_off_pod_runs_and_leaves_nothing() {
         .with_writer(std::io::stderr)
         .try_init();
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("manifests")).unwrap();
-    let node = Node::start(settings(dir.path()), Registry::default()).await.unwrap();
+    let node = start(dir.path()).await;
     let (text, code) = run(&node, "hello", &["sh", "-c", "echo hello; exit 3"]).await;
     assert_eq!((text.as_str(), code), ("hello\n", 3));
     for n in 0..5 {
@@ -141,5 +149,45 @@ async fn a_one_off_pod_runs_and_leaves_nothing() {
     }
     let mut views = node.pods();
     tokio::time::timeout(Duration::from_secs(10), views.wait_for(|v| v.is_empty())).await.unwrap().unwrap();
+    node.shutdown().await;
+}
+
+fn manifest(dir: &Path, images: [&str; 2]) {
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: pair}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - {{name: a, image: '{}', command: [sleep, '1000']}}\n  - {{name: b, image: '{}', command: [sleep, '1000']}}\n",
+        images[0], images[1]
+    );
+    let path = dir.join("manifests");
+    std::fs::write(path.join("pair.tmp"), text).unwrap();
+    std::fs::rename(path.join("pair.tmp"), path.join("pair.yaml")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_manifest_replaces_only_its_container_and_a_removed_one_frees_its_layers() {
+    let other = image().replace("busybox:1", "busybox:2");
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    manifest(dir.path(), [&image(), &image()]);
+    let mut views = node.pods();
+    let pids = |views: &lamina::node::Views| {
+        let all = views.iter().flat_map(|v| v.lamina.containers.iter());
+        all.filter_map(|c| Some((c.attempt, c.pid?))).collect::<Vec<_>>()
+    };
+    let both = |views: &lamina::node::Views| pids(views).len() == 2;
+    let limit = Duration::from_mins(1);
+    let before = pids(&tokio::time::timeout(limit, views.wait_for(both)).await.unwrap().unwrap());
+    manifest(dir.path(), [&other, &image()]);
+    let replaced = |views: &lamina::node::Views| both(views) && pids(views)[0].0 == 1;
+    let after = pids(&tokio::time::timeout(limit, views.wait_for(replaced)).await.unwrap().unwrap());
+    assert_eq!(before[1], after[1], "the other container did not notice");
+    assert_ne!(before[0].1, after[0].1);
+    std::fs::remove_file(dir.path().join("manifests/pair.yaml")).unwrap();
+    tokio::time::timeout(limit, views.wait_for(|v| v.is_empty())).await.unwrap().unwrap();
+    let begin = Instant::now();
+    while !node.store().layers().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "layers are freed at once: {:?}", node.store().refs());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     node.shutdown().await;
 }

@@ -75,7 +75,10 @@ impl Policy {
 /// The space where a store lies.
 pub(super) fn space(store: &Store) -> std::io::Result<Space> {
     let stat = rustix::fs::statvfs(store.root())?;
-    Ok(Space { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    // As df has it: what only root may fill, or a quota keeps from us, counts as neither used nor free.
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+    let total = used.saturating_add(stat.f_bavail);
+    Ok(Space { total: total.saturating_mul(stat.f_frsize), free: stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
 /// The metrics of collection.

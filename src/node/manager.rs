@@ -10,6 +10,7 @@
 //! when a workload asks to be looked at again by time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,7 +171,9 @@ impl Manager {
         let now = Timestamp::now();
         let (mut wanted, wake) = self.wanted(&set, now);
         if set.synced {
-            self.found.clear();
+            // What a file that cannot be read now would ask for is not known: what was taken from it stays as it is.
+            let unsure = |file: &String| !set.is_gone(Path::new(file));
+            self.found.retain(|_, record| record.origin.file.as_ref().is_some_and(unsure));
         }
         for (key, record) in &self.found {
             if !wanted.contains_key(key)

@@ -162,6 +162,8 @@ impl Node {
         }
         for task in tasks {
             task.abort();
+            // What it held, the store among it, is let go when it has ended; that it was aborted is no news.
+            let _ = task.await;
         }
     }
 

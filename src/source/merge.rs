@@ -27,6 +27,7 @@ pub fn merge(sets: &[Arc<DesiredSet>]) -> DesiredSet {
     for set in sets {
         merged.problems.extend(set.problems.iter().cloned());
         merged.shadowed.extend(set.shadowed.iter().cloned());
+        merged.uncertain.extend(set.uncertain.iter().cloned());
     }
     merged.shadowed.sort();
     merged.shadowed.dedup();

@@ -12,7 +12,7 @@ pub mod directory;
 pub mod merge;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,17 @@ pub struct DesiredSet {
     pub problems: Vec<Problem>,
     /// Objects that do not count.
     pub shadowed: Vec<Shadowed>,
-    /// Whether the source has been read whole at least once. Until then, what is not in `objects` is not known to be
-    /// unwanted: nothing may be stopped or collected for its absence.
+    /// Whether the source has been looked at as a whole at least once. Until then, what is not in `objects` is not known
+    /// to be unwanted: nothing may be stopped or collected for its absence.
     pub synced: bool,
+    /// Files, and directories, of which it is not known what they want: they cannot be read or have something wrong. What
+    /// they were known to want is still in `objects`; what an earlier agent took from them must be left as it is, too.
+    pub uncertain: Vec<PathBuf>,
+}
+
+impl DesiredSet {
+    /// Whether an object that came from `file`, and is not in `objects`, is known to be wanted no more.
+    pub fn is_gone(&self, file: &Path) -> bool {
+        self.synced && !self.uncertain.iter().any(|u| file.starts_with(u))
+    }
 }

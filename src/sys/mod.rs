@@ -7,6 +7,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod device;
 pub mod inside;
+pub mod lease;
 pub mod loopdev;
 pub mod mount;
 pub mod namespace;

@@ -118,7 +118,15 @@ mod tests {
         let path = dir.path().join("docker-credential-x");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        run("x", &path, "r.example").await
+        loop {
+            match run("x", &path, "r.example").await {
+                // Another test's fork still has the script open for writing.
+                Err(HelperError::Run { source, .. }) if source.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    tokio::task::yield_now().await;
+                }
+                other => return other,
+            }
+        }
     }
 
     #[tokio::test]

@@ -51,6 +51,11 @@ impl Kind {
         }
     }
 
+    /// Whether its objects belong to a namespace.
+    pub(super) const fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Images | Self::Layers)
+    }
+
     /// Whether a change of the published pods is what changes the list.
     pub(super) const fn follows_pods(self) -> bool {
         matches!(self, Self::Pods | Self::Containers | Self::Volumes)

@@ -53,8 +53,8 @@ pub(super) async fn list(
 }
 
 fn missing(kind: Kind, filter: &Filter, name: &str) -> Problem {
-    let place = filter.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
-    let all = if filter.namespace.is_some() { " -A" } else { "" };
+    let place = filter.namespace.as_ref().filter(|_| kind.is_namespaced()).map(|n| format!("{n}/")).unwrap_or_default();
+    let all = if place.is_empty() { "" } else { " -A" };
     Problem::not_found(kind.singular(), &format!("{place}{name}")).hint(format!("lamina get {}s{all}", kind.singular()))
 }
 
