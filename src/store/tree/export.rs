@@ -68,7 +68,8 @@ impl Export<'_> {
             kind: b'0',
             size: 0,
             device: Device::default(),
-            xattrs: self.tree.xattrs(path)?,
+            // Asked of the layer itself: the merged tree would look for the path again.
+            xattrs: self.tree.layer(found.origin).map_or(Ok(Vec::new()), |layer| layer.xattrs(path))?,
         };
         let directory = matches!(node.kind, Kind::Directory { .. });
         let first = match self.links.entry((found.origin, node.inode)) {
@@ -97,7 +98,7 @@ impl Export<'_> {
             Kind::Socket | Kind::Whiteout => return Ok(()),
         }
         self.header(&head, found)?;
-        if head.size > 0 { self.data(path, head.size) } else { Ok(()) }
+        if head.size > 0 { self.data(path, found, head.size) } else { Ok(()) }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -111,8 +112,9 @@ impl Export<'_> {
     }
 
     /// Exactly `size` bytes, whatever a file that is being written holds by now.
-    fn data(&mut self, path: &Path, size: u64) -> Result<(), Error> {
-        let mut from = self.tree.open(path)?.take(size);
+    fn data(&mut self, path: &Path, found: &Found, size: u64) -> Result<(), Error> {
+        let Some(layer) = self.tree.layer(found.origin) else { return Ok(()) };
+        let mut from = layer.open(path)?.take(size);
         let mut left = size;
         let mut chunk = std::mem::take(&mut self.chunk);
         while left > 0 {
