@@ -16,13 +16,21 @@ use lamina::api::{Kind, ObjectKey};
 use lamina::metrics::Registry;
 use lamina::node::{Attach, ContainerRef, DeleteOptions, ExecRequest, Node, RunRequest, Settings, Streams};
 
-fn image() -> String {
-    static IMAGE: OnceLock<String> = OnceLock::new();
-    let make = || {
+/// Two images of busybox; the second has one small layer more.
+fn images() -> &'static [String; 2] {
+    static IMAGES: OnceLock<[String; 2]> = OnceLock::new();
+    IMAGES.get_or_init(|| {
         let mut layout = support::Layout::create(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-images"));
-        layout.add("busybox", &[support::Layer::busybox()], support::Config::default())
-    };
-    IMAGE.get_or_init(make).clone()
+        let more = support::Layer::new().file("more", b"more", 0o644);
+        [
+            layout.add("busybox", &[support::Layer::busybox()], support::Config::default()),
+            layout.add("second", &[support::Layer::busybox(), more], support::Config::default()),
+        ]
+    })
+}
+
+fn image() -> String {
+    images()[0].clone()
 }
 
 fn settings(dir: &Path) -> Settings {
@@ -174,7 +182,7 @@ fn manifest(dir: &Path, images: [&str; 2]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_manifest_replaces_only_its_container_and_a_removed_one_frees_its_layers() {
-    let other = image().replace("busybox:1", "busybox:2");
+    let other = images()[1].clone();
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).await;
     manifest(dir.path(), [&image(), &image()]);
