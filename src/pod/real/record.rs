@@ -99,7 +99,6 @@ impl Real {
             disk::remove_tree(&dir)
         })
         .await?;
-        machine.metrics.forget(&self.key.namespace, &self.key.name, record.containers.keys().map(String::as_str));
         self.uid = None;
         super::locked(&self.digests).clear();
         *seen = Observed::default();
