@@ -71,6 +71,9 @@ pub(crate) struct Layer {
     /// Layers fetched at once on the node [default: 4]
     #[arg(long, env = "LAMINA_PULL_PARALLEL", value_name = "N", value_parser = positive)]
     pull_parallel: Option<usize>,
+    /// Tasks (processes and threads) that a pod may have [default: 8192]
+    #[arg(long, env = "LAMINA_POD_PIDS_LIMIT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pod_pids_limit: Option<u32>,
     /// What is logged: error, warn, info, debug, trace, or by module as in `info,lamina::image=debug` [default: info]
     #[arg(long, env = "LAMINA_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
@@ -174,6 +177,7 @@ impl Layer {
             registry_config: self.registry_config.or(below.registry_config),
             metrics_layers: self.metrics_layers.or(below.metrics_layers),
             pull_parallel: self.pull_parallel.or(below.pull_parallel),
+            pod_pids_limit: self.pod_pids_limit.or(below.pod_pids_limit),
             log_level: self.log_level.or(below.log_level),
             log_format: self.log_format.or(below.log_format),
             run: self.run.or(below.run),
@@ -209,6 +213,7 @@ impl Settings {
             registry_config: absolute("registry-config", all.registry_config.unwrap_or(default.registry_config))?,
             metrics_layers: all.metrics_layers.unwrap_or(default.metrics_layers),
             pull_parallel: all.pull_parallel.unwrap_or(default.pull_parallel),
+            pod_pids_limit: all.pod_pids_limit.unwrap_or(default.pod_pids_limit),
             shim: None,
         };
         if node.gc_low >= node.gc_high || node.gc_high > 100 {

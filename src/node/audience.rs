@@ -254,6 +254,9 @@ impl Audience for Listener {
                 self.board.owned(&self.key, owner, observed(owner, record, view, phase, seen));
             }
         }
+        for (container, message) in next.iter().flat_map(|view| backing_off(view, self.shown.as_deref())) {
+            self.tell(seen, Some(container), Reason::BackOff, message);
+        }
         let next = next.map(Arc::new);
         self.shown.clone_from(&next);
         self.board.show(&self.key, next);
@@ -272,6 +275,7 @@ impl Audience for Listener {
             }
             Step::Fetch { container, .. } => {
                 self.pulling.insert(container.clone(), Instant::now());
+                self.tell(seen, Some(container), Reason::Pulling, format!("pulling {}", image_of(seen, container)));
                 if std::mem::take(&mut self.waiting)
                     && let Some(accepted) = self.accepted
                 {
@@ -320,7 +324,10 @@ impl Audience for Listener {
                 }
                 match seen.containers.get(container).and_then(|c| c.attempt.as_ref()).and_then(|a| a.exit.clone()) {
                     Some(exit) => self.ended(seen, container, &exit),
-                    None => self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})")),
+                    None => {
+                        self.tell(seen, Some(container), Reason::Created, format!("created (attempt {attempt})"));
+                        self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})"));
+                    }
                 }
             }
             _ => {}
@@ -335,7 +342,8 @@ impl Audience for Listener {
                 match result {
                     Ok(()) => {
                         self.machine.metrics.phase(metrics::Phase::Pull, took);
-                        tracing::debug!(pod = %self.key, container, ?took, "image here");
+                        let text = format!("{} is here after {} ms", image_of(seen, container), took.as_millis());
+                        self.tell(seen, Some(container), Reason::Pulled, text);
                     }
                     Err(error) => self.tell(seen, Some(container), Reason::FailedPull, error.message.clone()),
                 }
@@ -343,6 +351,30 @@ impl Audience for Listener {
             Push::ShimLost | Push::Look => {}
         }
     }
+}
+
+/// Containers that have begun to wait for a restart's or a pull's next try, and what their status says of it.
+fn backing_off<'a>(view: &'a PodView, before: Option<&'a PodView>) -> impl Iterator<Item = (&'a str, String)> {
+    let waiting = |view: &'a PodView| {
+        let statuses = view.pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        statuses.filter_map(|status| {
+            let waiting = status.state.as_ref()?.waiting.as_ref()?;
+            let reason = waiting.reason.as_deref().filter(|r| r.ends_with("BackOff"))?;
+            Some((status.name.as_str(), status.restart_count, reason, waiting.message.clone()))
+        })
+    };
+    let known: Vec<_> =
+        before.into_iter().flat_map(waiting).map(|(name, count, reason, _)| (name, count, reason)).collect();
+    waiting(view)
+        .filter(move |(name, count, reason, _)| !known.contains(&(*name, *count, *reason)))
+        .map(|(name, _, reason, message)| (name, message.unwrap_or_else(|| reason.to_owned())))
+}
+
+/// What a container's image is called in its manifest.
+fn image_of(seen: &Observed, container: &str) -> String {
+    let all = seen.record.iter().flat_map(|record| containers(&record.pod));
+    let name = all.filter(|c| c.name == container).find_map(|c| c.image.clone());
+    format!("image {}", name.unwrap_or_default())
 }
 
 /// Whether a pod is as desired: what waits for a restart's or a pull's next try is not.
