@@ -274,7 +274,7 @@ pub(super) const DAEMON_SET: &[Field] = &[
     yes("template"),
     yes("updateStrategy"),
     ignored("updateStrategy.rollingUpdate", "there is one pod"),
-    later_unless("updateStrategy.type", &["\"RollingUpdate\""], ""),
+    later_unless("updateStrategy.type", &["\"RollingUpdate\""], "only RollingUpdate is"),
 ];
 
 /// A Job's spec.
