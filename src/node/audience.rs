@@ -322,12 +322,12 @@ impl Audience for Listener {
                 if self.accepted.is_some() {
                     self.started = Some(Instant::now());
                 }
-                match seen.containers.get(container).and_then(|c| c.attempt.as_ref()).and_then(|a| a.exit.clone()) {
-                    Some(exit) => self.ended(seen, container, &exit),
-                    None => {
-                        self.tell(seen, Some(container), Reason::Created, format!("created (attempt {attempt})"));
-                        self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})"));
-                    }
+                let attempted = seen.containers.get(container).and_then(|c| c.attempt.as_ref());
+                if let Some(exit) = attempted.and_then(|a| a.exit.clone()) {
+                    self.ended(seen, container, &exit);
+                } else {
+                    self.tell(seen, Some(container), Reason::Created, format!("created (attempt {attempt})"));
+                    self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})"));
                 }
             }
             _ => {}

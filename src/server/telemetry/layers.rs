@@ -15,8 +15,9 @@ const SAVED: Family = gauge(
 );
 const STORE: Family = gauge("lamina_store_bytes", "Bytes of all layers on disk.");
 const CAPACITY: Family = gauge("lamina_store_capacity_bytes", "Bytes of the file system that the store is on.");
-const AVAILABLE: Family = gauge("lamina_store_available_bytes", "Bytes of that file system that are free for use.");
-const INODES: Family = gauge("lamina_store_inodes_free", "Free inodes of that file system.");
+const AVAILABLE: Family =
+    gauge("lamina_store_available_bytes", "Bytes free for use on the file system that the store is on.");
+const INODES: Family = gauge("lamina_store_inodes_free", "Free inodes of the file system that the store is on.");
 const DAMAGED: Family = gauge("lamina_store_damaged_layers", "Layers that are known to be damaged.");
 const REPAIRS: Family = counter(
     "lamina_store_repairs_total",
