@@ -14,9 +14,6 @@ use crate::api::PodView;
 use crate::api::view::{ContainerExtras, Extras};
 use crate::api::workload::Phase;
 
-/// The namespace of a manifest that names none.
-const DEFAULT_NAMESPACE: &str = "default";
-
 /// What a view needs beside what is seen.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
@@ -39,7 +36,7 @@ pub fn view(seen: &Observed, around: &Surroundings, now: (Tick, Timestamp)) -> O
     let record = seen.record.as_ref()?;
     let mut pod = record.pod.clone();
     // As the API server does: an object says where it is, also where its manifest does not.
-    pod.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
+    pod.metadata.namespace.get_or_insert_with(|| crate::api::ids::DEFAULT_NAMESPACE.to_owned());
     pod.metadata.uid = Some(record.uid.to_string());
     pod.metadata.creation_timestamp = Some(Time(record.created));
     if let Some(doom) = &record.doomed {
