@@ -1,6 +1,7 @@
 //! The tables of the README are what the code says: `lamina docs` makes each. `LAMINA_UPDATE=1` writes them anew.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +24,7 @@ fn renewed(text: &str) -> (String, Vec<String>) {
     while let Some((before, after)) = rest.split_once(OPEN) {
         let (name, after) = after.split_once(" -->").unwrap_or_else(|| panic!("a marker is not closed"));
         let (_, after) = after.split_once(END).unwrap_or_else(|| panic!("the table {name} has no {END}"));
-        new.push_str(&format!("{before}{OPEN}{name} -->\n{}{END}", made(name)));
+        write!(new, "{before}{OPEN}{name} -->\n{}{END}", made(name)).unwrap();
         names.push(name.to_owned());
         rest = after;
     }
