@@ -57,15 +57,12 @@ fn cpu_limits_reach_the_cgroup() {
         Some(format!("/sys/fs/cgroup/{controller}{}", line.splitn(3, ':').nth(2).unwrap()))
     };
     let read = |path: String| std::fs::read_to_string(path).unwrap().trim().to_owned();
-    match of("cpu") {
-        Some(dir) => {
-            assert_eq!(read(format!("{dir}/cpu.cfs_quota_us")), "25000");
-            assert_eq!(read(format!("{}/memory.limit_in_bytes", of("memory").unwrap())), (64 << 20).to_string());
-        }
-        None => {
-            let dir = cgroups.lines().find_map(|l| l.strip_prefix("0::")).unwrap();
-            assert_eq!(read(format!("/sys/fs/cgroup{dir}/cpu.max")), "25000 100000");
-        }
+    if let Some(dir) = of("cpu") {
+        assert_eq!(read(format!("{dir}/cpu.cfs_quota_us")), "25000");
+        assert_eq!(read(format!("{}/memory.limit_in_bytes", of("memory").unwrap())), (64 << 20).to_string());
+    } else {
+        let dir = cgroups.lines().find_map(|l| l.strip_prefix("0::")).unwrap();
+        assert_eq!(read(format!("/sys/fs/cgroup{dir}/cpu.max")), "25000 100000");
     }
     node.finish();
 }
