@@ -184,6 +184,12 @@ fn waiting(
     Some(("ContainerCreating".to_owned(), message))
 }
 
+/// Whether a pod is shown as ready.
+pub fn is_ready(view: &PodView) -> bool {
+    let conditions = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
 fn conditions(phase: Phase, ready: bool, statuses: &[ContainerStatus], now: Timestamp) -> Vec<PodCondition> {
     let condition = |type_: &str, holds: bool, reason: Option<&str>, message: Option<String>| PodCondition {
         type_: type_.to_owned(),

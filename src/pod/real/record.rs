@@ -107,7 +107,6 @@ impl Real {
             tracing::warn!(pod = %self.key, error = &error as &dyn std::error::Error, "cannot let go of what pulls held");
         }
         machine.released.notify_one();
-        machine.metrics.forget(&self.key.namespace, &self.key.name, record.containers.keys().map(String::as_str));
         self.uid = None;
         super::locked(&self.digests).clear();
         *seen = Observed::default();
