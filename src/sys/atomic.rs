@@ -63,10 +63,10 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     replace(path, content, mode, true)
 }
 
-/// As [`write`], without any fsync: for live state under `/run` that does not outlast the boot.
+/// As [`write()`], without any fsync: for live state under `/run` that does not outlast the boot.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_volatile(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     replace(path, content, mode, false)
 }

@@ -10,7 +10,7 @@ use crate::sys::cgroup::{Cgroup, Error, Hierarchies};
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ends what a shim left behind when it was lost: kills every process of the pod's cgroup, removes the cgroup and the
-/// files in `run`. To be called when [`Client::connect`] finds nobody, or [`Events`] has ended; the exits that the shim
+/// files in `run`. To be called when `Client::connect` finds nobody, or `Events` has ended; the exits that the shim
 /// had no time to record stay unknown.
 ///
 /// # Errors

@@ -58,7 +58,7 @@ impl Client {
     /// Starts a container; `attached` are the descriptors of [`StartRequest::attach`], in its order.
     ///
     /// # Errors
-    /// As [`Client::request`]; the [`Failure`]'s kind tells a command that is not there from the rest.
+    /// As [`Client::request`]; the `Failure`'s kind tells a command that is not there from the rest.
     pub async fn start(&self, request: StartRequest, attached: Vec<OwnedFd>) -> Result<ContainerStatus, Error> {
         match self.request(Request::Start(Box::new(request)), attached).await? {
             (Reply::Started(status), _) => Ok(status),
@@ -154,7 +154,7 @@ impl Client {
 /// A process that was started by [`Client::exec`].
 #[derive(Debug)]
 pub struct Execed {
-    /// For [`Target::Exec`] and [`Event::ExecExited`].
+    /// For [`Target::Exec`] and `Event::ExecExited`.
     pub id: u64,
     /// As the host sees it.
     pub pid: u32,

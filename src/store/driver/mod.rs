@@ -9,7 +9,7 @@
 //!   <layer>/tar.zst       what rebuilds the layer's tar from the above, bit for bit
 //! ```
 //!
-//! A driver takes file data as it streams and the finished [`draft::Draft`] at the end; no name out of a tar is ever
+//! A driver takes file data as it streams and the finished `draft::Draft` at the end; no name out of a tar is ever
 //! resolved as a path on the host. Layers are immutable once made, so reading needs no lock.
 
 use std::io::Write;

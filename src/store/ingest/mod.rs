@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Three threads a layer, joined by short queues: inflating costs about as much as all else together, so it has one
-//! for itself. The queues bound memory ([`pipeline`] has the figures); a slow stage holds up the writer.
+//! for itself. The queues bound memory (`pipeline` has the figures); a slow stage holds up the writer.
 //!
 //! An error of any stage travels down the queues and ends the last one; the stages before it find their queue closed.
 //! Nothing is committed before the blob's digest and size and the content's diffID are what was named. Dropping an
