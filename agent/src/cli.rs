@@ -104,6 +104,8 @@ pub(crate) enum Verb {
     Info(commands::info::Arguments),
     /// The completion script of a shell
     Completion(commands::completion::Arguments),
+    /// The guided run of the README: an agent under a temporary root, and each claim checked
+    Demo(commands::demo::Arguments),
     /// Tables of the README, made from the code
     #[command(hide = true)]
     Docs(commands::docs::Arguments),
@@ -143,6 +145,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Agent(arguments) => commands::agent::run(*arguments, cli.global.run),
         Verb::Completion(arguments) => commands::completion::run(&arguments),
+        Verb::Demo(arguments) => commands::demo::run(arguments),
         Verb::Docs(arguments) => commands::docs::run(&arguments),
         Verb::Explain(arguments) => commands::explain::run(&arguments),
         verb => {
@@ -183,7 +186,9 @@ async fn client(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Gc(a) => commands::gc::run(a, context).await,
         Verb::Check(a) => commands::check::run(a, context).await,
         Verb::Info(a) => commands::info::run(a, context).await,
-        Verb::Agent(_) | Verb::Completion(_) | Verb::Docs(_) | Verb::Explain(_) => Ok(ExitCode::SUCCESS),
+        Verb::Agent(_) | Verb::Completion(_) | Verb::Demo(_) | Verb::Docs(_) | Verb::Explain(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

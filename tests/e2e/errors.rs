@@ -14,7 +14,10 @@ fn pod(name: &str, image: &str) -> String {
 fn one_bad_file_hurts_no_other_and_is_named() {
     let node = Node::start();
     let (_, image) = node.busybox();
-    node.manifest("bad.yaml", "apiVersion: v1\nkind: Pod\nmetadata: { name: bad }\nspec:\n  containers:\n  - { name: a, imag: x }\n");
+    node.manifest(
+        "bad.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: { name: bad }\nspec:\n  containers:\n  - { name: a, imag: x }\n",
+    );
     node.manifest("good.yaml", &pod("good", &image));
     node.running("good");
     wait("the problem is shown", || {
@@ -28,9 +31,18 @@ fn one_bad_file_hurts_no_other_and_is_named() {
 fn apply_refuses_with_file_field_and_reason_and_changes_nothing() {
     let node = Node::start();
     for (text, words) in [
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b, volumeDevices: [{name: c, devicePath: /d}]}]}", "spec.containers[0].volumeDevices"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: X_y}\nspec: {containers: [{name: a, image: b}]}", "metadata.name"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b, env: [{name: c, value: 1}]}]}", "env"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b, volumeDevices: [{name: c, devicePath: /d}]}]}",
+            "spec.containers[0].volumeDevices",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: X_y}\nspec: {containers: [{name: a, image: b}]}",
+            "metadata.name",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b, env: [{name: c, value: 1}]}]}",
+            "env",
+        ),
         ("apiVersion: v1\nkind: Widget\nmetadata: {name: x}", "Widget"),
         ("apiVersion: v1\nkind: [", ""),
     ] {
@@ -55,7 +67,8 @@ fn an_image_that_is_not_there_is_reported_and_other_pods_run() {
         let reason = &p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
         reason == "ErrImagePull" || reason == "ImagePullBackOff"
     });
-    let message = pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap_or_default().to_owned();
+    let message =
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains("127.0.0.1:1"), "{message}");
     let said = node.lamina(&["pull", "127.0.0.1:1/nothing:1"]);
     assert_eq!(said.status, 1);
@@ -91,7 +104,13 @@ fn exit_statuses_are_those_of_the_command_lines_page() {
     assert_eq!(node.lamina(&["--no-such-flag"]).status, 2);
     assert_eq!(node.lamina(&["logs", "nothing"]).status, 4);
     assert_eq!(node.lamina(&["get", "pods", "--run", "/nonexistent"]).status, 3);
-    let second = node.lamina(&["agent", "--root", node.path("root").to_str().unwrap(), "--run", node.path("run2").to_str().unwrap()]);
+    let second = node.lamina(&[
+        "agent",
+        "--root",
+        node.path("root").to_str().unwrap(),
+        "--run",
+        node.path("run2").to_str().unwrap(),
+    ]);
     assert_eq!(second.status, 3, "{}", second.err);
     assert!(second.err.contains(&node.agent_pid().to_string()), "the holder is not named: {}", second.err);
     node.finish();

@@ -32,11 +32,8 @@ impl Canary {
 }
 
 fn listing(dir: &Path) -> Vec<String> {
-    let out = std::process::Command::new("find")
-        .arg(dir)
-        .args(["-printf", "%P %y %m %U:%G %s %T@ %l\n"])
-        .output()
-        .unwrap();
+    let out =
+        std::process::Command::new("find").arg(dir).args(["-printf", "%P %y %m %U:%G %s %T@ %l\n"]).output().unwrap();
     let mut lines: Vec<String> = String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect();
     lines.sort();
     lines
@@ -64,7 +61,8 @@ fn system_directories_that_are_links_to_the_host_stay_inside() {
     let (mut layout, _) = node.busybox();
     let climbing = format!("../../../../../../../../..{}", canary.dir.display());
     for (n, name) in ["dev", "proc", "sys", "etc"].iter().enumerate() {
-        for (m, target) in [format!("{}/{name}", canary.dir.display()), format!("{climbing}/{name}")].iter().enumerate() {
+        for (m, target) in [format!("{}/{name}", canary.dir.display()), format!("{climbing}/{name}")].iter().enumerate()
+        {
             let tag = format!("link-{n}-{m}");
             let image = layout.add(&tag, &[base_without(name).link(name, target)], Config::default());
             let said = node.lamina(&["run", "--rm", &image, "--", "/bin/sh", "-c", "echo inside"]);
@@ -94,8 +92,10 @@ fn mount_targets_and_the_working_directory_stay_inside() {
              volumeMounts: [{{ name: v, mountPath: /data/out/sub }}]\n"
         ),
     );
-    node.until("targets", "ended", |p| p["status"]["phase"] != "Pending" && p["status"]["phase"] != "Running"
-        || p["status"]["containerStatuses"][0]["state"]["waiting"]["message"].is_string());
+    node.until("targets", "ended", |p| {
+        p["status"]["phase"] != "Pending" && p["status"]["phase"] != "Running"
+            || p["status"]["containerStatuses"][0]["state"]["waiting"]["message"].is_string()
+    });
     canary.check();
     node.finish();
 }
@@ -104,10 +104,20 @@ fn mount_targets_and_the_working_directory_stay_inside() {
 fn a_user_that_is_no_number_or_name_never_becomes_root() {
     let node = Node::start();
     let (mut layout, _) = node.busybox();
-    for (n, user) in
-        ["4294967296", "-1", "0x0", "nosuchuser", "4294967295", "1e3", " 0", "0 ", "player:nosuchgroup", "99999999999999999999"]
-            .iter()
-            .enumerate()
+    for (n, user) in [
+        "4294967296",
+        "-1",
+        "0x0",
+        "nosuchuser",
+        "4294967295",
+        "1e3",
+        " 0",
+        "0 ",
+        "player:nosuchgroup",
+        "99999999999999999999",
+    ]
+    .iter()
+    .enumerate()
     {
         let config = Config::default().set("User", json!(user));
         let image = layout.add(&format!("user-{n}"), &[Layer::busybox()], config);

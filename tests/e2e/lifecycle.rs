@@ -97,7 +97,8 @@ fn a_killed_container_comes_back_with_a_fresh_writable_layer() {
 fn a_changed_manifest_replaces_only_the_container_it_changes() {
     let node = Node::start();
     let (mut layout, image) = node.busybox();
-    let second = layout.add("second", &[Layer::busybox(), Layer::new().file("version", b"2", 0o644)], Config::default());
+    let second =
+        layout.add("second", &[Layer::busybox(), Layer::new().file("version", b"2", 0o644)], Config::default());
     let two = |image_of_b: &str, label: &str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{ name: two, labels: {{ v: {label} }} }}\nspec:\n  \
@@ -214,8 +215,10 @@ fn a_deployment_a_daemonset_and_a_job_run_their_pods() {
         let pods = node.json(&["get", "pods"]);
         let count = |prefix: &str, phase: &str| {
             let pods = pods["items"].as_array().unwrap().iter();
-            pods.filter(|p| p["metadata"]["name"].as_str().unwrap().starts_with(prefix) && p["status"]["phase"] == phase)
-                .count()
+            pods.filter(|p| {
+                p["metadata"]["name"].as_str().unwrap().starts_with(prefix) && p["status"]["phase"] == phase
+            })
+            .count()
         };
         let counts = (count("web-", "Running"), count("log-", "Running"), count("once-", "Succeeded"));
         (counts == (2, 1, 2)).then_some(())
@@ -274,8 +277,12 @@ fn a_one_off_pod_gives_its_output_and_status_and_leaves_nothing() {
     let said = node.lamina(&["run", "--rm", &image, "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((said.status, said.out.as_str()), (7, "out\n"), "{}", said.err);
     assert!(said.err.contains("err"));
-    let mut child =
-        node.command(&["run", "--rm", "-i", &image, "--", "cat"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = node
+        .command(&["run", "--rm", "-i", &image, "--", "cat"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through").unwrap();
     let out = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stdout), "through");

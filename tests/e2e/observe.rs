@@ -20,7 +20,13 @@ fn promtool_finds_nothing_to_complain_about() {
     node.running("web");
     let (status, text) = node.http("/metrics").unwrap();
     assert_eq!(status, 200);
-    for family in ["lamina_build_info", "lamina_pods", "lamina_layers", "container_memory_working_set_bytes", "process_cpu_seconds_total"] {
+    for family in [
+        "lamina_build_info",
+        "lamina_pods",
+        "lamina_layers",
+        "container_memory_working_set_bytes",
+        "process_cpu_seconds_total",
+    ] {
         assert!(text.lines().any(|l| l.starts_with(family)), "{family} is not in\n{text}");
     }
     let ours: String = text
@@ -69,7 +75,9 @@ fn a_real_prometheus_scrapes_the_agent() {
         .spawn()
         .expect("prometheus is installed (lamina-setup packages test)");
     wait("Prometheus has our pods", || {
-        let query = format!("http://127.0.0.1:{port}/api/v1/query?query=container_memory_working_set_bytes%7Bpod%3D%22web%22%7D");
+        let query = format!(
+            "http://127.0.0.1:{port}/api/v1/query?query=container_memory_working_set_bytes%7Bpod%3D%22web%22%7D"
+        );
         let out = Command::new("curl").args(["-s", "-m", "5", &query]).output().unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&out.stdout).ok()?;
         answer["data"]["result"].as_array().filter(|r| !r.is_empty()).map(|_| ())
@@ -108,10 +116,28 @@ fn the_overview_commands_answer() {
     node.manifest("web.yaml", &pod("web", &image, "sleep 1000"));
     node.running("web");
     for args in [
-        &["get", "pods"][..], &["get", "pods", "-o", "wide"], &["get", "containers"], &["get", "images"], &["get", "layers"],
-        &["get", "volumes"], &["get", "events"], &["get", "manifests"], &["describe", "pod/web"], &["history", &image],
-        &["df"], &["why", &image], &["gc", "--dry-run"], &["check"], &["info"], &["top", "pods"], &["top", "node"],
-        &["get", "pods", "-o", "name"], &["get", "pods", "-o", "yaml"], &["completion", "bash"], &["--help"], &["--version"],
+        &["get", "pods"][..],
+        &["get", "pods", "-o", "wide"],
+        &["get", "containers"],
+        &["get", "images"],
+        &["get", "layers"],
+        &["get", "volumes"],
+        &["get", "events"],
+        &["get", "manifests"],
+        &["describe", "pod/web"],
+        &["history", &image],
+        &["df"],
+        &["why", &image],
+        &["gc", "--dry-run"],
+        &["check"],
+        &["info"],
+        &["top", "pods"],
+        &["top", "node"],
+        &["get", "pods", "-o", "name"],
+        &["get", "pods", "-o", "yaml"],
+        &["completion", "bash"],
+        &["--help"],
+        &["--version"],
     ] {
         let said = node.lamina(args);
         assert_eq!(said.status, 0, "{args:?}: {}{}", said.out, said.err);

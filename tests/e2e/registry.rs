@@ -66,8 +66,18 @@ fn an_image_made_by_buildah_runs() {
     ];
     let policy = work.join("policy.json");
     std::fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
-    run(Command::new("buildah").args(&storage).args(["build", "--layers", "--isolation", "chroot", "--signature-policy"]).arg(&policy).args(["-t", "x", "."]).current_dir(&work));
-    run(Command::new("buildah").args(&storage).args(["push", "--tls-verify=false", "--signature-policy"]).arg(&policy).arg("x").arg(format!("docker://{name}")));
+    run(Command::new("buildah")
+        .args(&storage)
+        .args(["build", "--layers", "--isolation", "chroot", "--signature-policy"])
+        .arg(&policy)
+        .args(["-t", "x", "."])
+        .current_dir(&work));
+    run(Command::new("buildah")
+        .args(&storage)
+        .args(["push", "--tls-verify=false", "--signature-policy"])
+        .arg(&policy)
+        .arg("x")
+        .arg(format!("docker://{name}")));
     let said = node.lamina(&["run", "--rm", &name]);
     assert_eq!((said.status, said.out.as_str()), (0, "hello from /srv/app\n"), "{}", said.err);
     node.finish();
@@ -155,7 +165,8 @@ line"; printf x >"d/$(printf '\377\376')"; echo s >d/' space '
         let path = line.split(' ').next().unwrap();
         !ours.iter().any(|o| path == *o || path.starts_with(&format!("{o}/")))
     });
-    let times_of_touched = |lines: &[String]| -> Vec<String> { lines.iter().filter(|l| !l.starts_with("etc ")).cloned().collect() };
+    let times_of_touched =
+        |lines: &[String]| -> Vec<String> { lines.iter().filter(|l| !l.starts_with("etc ")).cloned().collect() };
     assert_eq!(times_of_touched(&seen), times_of_touched(&expected));
     node.finish();
 }

@@ -44,7 +44,14 @@ fn containers_of_one_image_do_not_see_each_others_writes() {
         node.running(name);
     }
     for name in ["a", "b"] {
-        node.ok(&["exec", name, "--", "sh", "-c", &format!("echo {name} >/etc/passwd; rm /bin/yes; mkdir /data/{name}")]);
+        node.ok(&[
+            "exec",
+            name,
+            "--",
+            "sh",
+            "-c",
+            &format!("echo {name} >/etc/passwd; rm /bin/yes; mkdir /data/{name}"),
+        ]);
     }
     for name in ["a", "b"] {
         assert_eq!(node.ok(&["exec", name, "--", "cat", "/etc/passwd"]), format!("{name}\n"));

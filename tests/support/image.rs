@@ -14,18 +14,18 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// A layer as the tar it is.
 #[derive(Debug, Clone, Default)]
-pub struct Layer {
+pub(crate) struct Layer {
     tar: Vec<u8>,
 }
 
 impl Layer {
     /// An empty layer.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// A layer with busybox, its usual applets, and the files that every Linux has.
-    pub fn busybox() -> Self {
+    pub(crate) fn busybox() -> Self {
         let busybox = fs::read(BUSYBOX).expect("busybox-static is installed (lamina-setup packages test)");
         let mut layer = Self::new();
         for dir in ["bin", "etc", "tmp", "root", "proc", "sys", "dev", "var", "data"] {
@@ -33,44 +33,55 @@ impl Layer {
         }
         layer = layer.file("bin/busybox", &busybox, 0o755);
         for applet in [
-            "sh", "cat", "echo", "ls", "sleep", "true", "false", "id", "env", "kill", "ps", "touch", "rm", "mkdir", "stat",
-            "dd", "mknod", "head", "tail", "wc", "grep", "hostname", "ip", "ln", "sync", "seq", "yes", "test", "pwd",
-            "date", "mount", "tty", "stty", "od", "chmod", "printf", "cut", "sed", "tr", "find", "readlink", "httpd",
+            "sh", "cat", "echo", "ls", "sleep", "true", "false", "id", "env", "kill", "ps", "touch", "rm", "mkdir",
+            "stat", "dd", "mknod", "head", "tail", "wc", "grep", "hostname", "ip", "ln", "sync", "seq", "yes", "test",
+            "pwd", "date", "mount", "tty", "stty", "od", "chmod", "printf", "cut", "sed", "tr", "find", "readlink",
+            "httpd",
         ] {
             layer = layer.link(&format!("bin/{applet}"), "busybox");
         }
-        layer
-            .file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nplayer:x:1000:1000::/data:/bin/sh\n", 0o644)
-            .file("etc/group", b"root:x:0:\nplayer:x:1000:\naudio:x:29:player\n", 0o644)
+        layer.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nplayer:x:1000:1000::/data:/bin/sh\n", 0o644).file(
+            "etc/group",
+            b"root:x:0:\nplayer:x:1000:\naudio:x:29:player\n",
+            0o644,
+        )
     }
 
     /// Adds a directory.
-    pub fn dir(self, name: &str, mode: u32) -> Self {
+    pub(crate) fn dir(self, name: &str, mode: u32) -> Self {
         self.entry(&format!("{name}/"), b'5', mode, "", b"", (0, 0))
     }
 
     /// Adds a regular file.
-    pub fn file(self, name: &str, content: &[u8], mode: u32) -> Self {
+    pub(crate) fn file(self, name: &str, content: &[u8], mode: u32) -> Self {
         self.entry(name, b'0', mode, "", content, (0, 0))
     }
 
     /// Adds a symbolic link.
-    pub fn link(self, name: &str, target: &str) -> Self {
+    pub(crate) fn link(self, name: &str, target: &str) -> Self {
         self.entry(name, b'2', 0o777, target, b"", (0, 0))
     }
 
     /// Adds a FIFO.
-    pub fn fifo(self, name: &str) -> Self {
+    pub(crate) fn fifo(self, name: &str) -> Self {
         self.entry(name, b'6', 0o644, "", b"", (0, 0))
     }
 
     /// Adds a device node, `b'3'` for a character and `b'4'` for a block device.
-    pub fn device(self, name: &str, kind: u8, major: u32, minor: u32) -> Self {
+    pub(crate) fn device(self, name: &str, kind: u8, major: u32, minor: u32) -> Self {
         self.entry(name, kind, 0o666, "", b"", (major, minor))
     }
 
     /// Adds an entry of any type, as a hostile image might hold it.
-    pub fn entry(mut self, name: &str, kind: u8, mode: u32, target: &str, content: &[u8], device: (u32, u32)) -> Self {
+    pub(crate) fn entry(
+        mut self,
+        name: &str,
+        kind: u8,
+        mode: u32,
+        target: &str,
+        content: &[u8],
+        device: (u32, u32),
+    ) -> Self {
         assert!(name.len() <= 100 && target.len() <= 100, "the test's tar writer has no long names");
         let mut head = [0_u8; 512];
         let mut put = |at: usize, bytes: &[u8]| head[at..at + bytes.len()].copy_from_slice(bytes);
@@ -103,11 +114,11 @@ impl Layer {
 
 /// What an image says of its containers.
 #[derive(Debug, Clone, Default)]
-pub struct Config(serde_json::Map<String, Value>);
+pub(crate) struct Config(serde_json::Map<String, Value>);
 
 impl Config {
     /// Sets a field of the image config's `config` object.
-    pub fn set(mut self, field: &str, value: Value) -> Self {
+    pub(crate) fn set(mut self, field: &str, value: Value) -> Self {
         self.0.insert(field.into(), value);
         self
     }
@@ -115,14 +126,14 @@ impl Config {
 
 /// An OCI image layout that grows image by image.
 #[derive(Debug)]
-pub struct Layout {
+pub(crate) struct Layout {
     dir: PathBuf,
     manifests: Vec<Value>,
 }
 
 impl Layout {
     /// Starts an empty layout.
-    pub fn create(dir: &Path) -> Self {
+    pub(crate) fn create(dir: &Path) -> Self {
         fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
         fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         let layout = Self { dir: dir.to_owned(), manifests: Vec::new() };
@@ -131,17 +142,17 @@ impl Layout {
     }
 
     /// The name by which a manifest or a command asks for the image `tag` of this layout.
-    pub fn name(&self, tag: &str) -> String {
+    pub(crate) fn name(&self, tag: &str) -> String {
         format!("oci:{}:{tag}", self.dir.display())
     }
 
     /// The layout's directory.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Adds an image and gives its name.
-    pub fn add(&mut self, tag: &str, layers: &[Layer], config: Config) -> String {
+    pub(crate) fn add(&mut self, tag: &str, layers: &[Layer], config: Config) -> String {
         let mut stack = Vec::new();
         let mut diff_ids = Vec::new();
         for layer in layers {

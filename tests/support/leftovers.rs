@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// What of a node under `dir` is still on the machine: mounts, processes, cgroups, sockets. Empty when all is well.
-pub fn of(dir: &Path, instance: Option<&str>) -> Vec<String> {
+pub(crate) fn of(dir: &Path, instance: Option<&str>) -> Vec<String> {
     let mut found = Vec::new();
     let mark = dir.to_str().unwrap();
     for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
@@ -49,7 +49,7 @@ fn cgroups(name: &str) -> Vec<String> {
 }
 
 /// Host process ids in the cgroup of a container, by the pod's uid and the container's name.
-pub fn pids(uid: &str, container: &str) -> Vec<u32> {
+pub(crate) fn pids(uid: &str, container: &str) -> Vec<u32> {
     let mark = format!("pod{uid}/{container}-");
     let mut pids: Vec<u32> = processes()
         .into_iter()

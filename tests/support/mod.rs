@@ -1,18 +1,18 @@
 //! Support for tests that drive the `lamina` binary as a user does: a node under a temporary directory, images made in
 //! place, and a look at what is left over afterwards.
 
-pub mod image;
-pub mod leftovers;
-pub mod node;
-pub mod registry;
+pub(crate) mod image;
+pub(crate) mod leftovers;
+pub(crate) mod node;
+pub(crate) mod registry;
 
 use std::time::{Duration, Instant};
 
 /// Long enough for a machine that is busy with other work; a test waits this long only when it fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks until there is an answer; `what` is named when there is none in time.
-pub fn wait<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {

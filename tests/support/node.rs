@@ -11,11 +11,11 @@ use super::image::{Config, Layer, Layout};
 use super::{leftovers, registry, wait};
 
 /// The binary under test, built by cargo for this test.
-pub const LAMINA: &str = env!("CARGO_BIN_EXE_lamina");
+pub(crate) const LAMINA: &str = env!("CARGO_BIN_EXE_lamina");
 
 /// A running agent with everything it owns below one temporary directory.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     dir: Option<tempfile::TempDir>,
     binary: PathBuf,
     agent: Option<Child>,
@@ -26,7 +26,7 @@ pub struct Node {
 
 /// What a command said.
 #[derive(Debug)]
-pub struct Said {
+pub(crate) struct Said {
     /// The exit status.
     pub status: i32,
     /// Its standard output.
@@ -47,12 +47,12 @@ impl From<Output> for Said {
 
 impl Node {
     /// Starts an agent and waits until it is ready.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// As [`Node::start`], with more flags for the agent.
-    pub fn start_with(flags: &[&str]) -> Self {
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("lamina-e2e-").tempdir().unwrap();
         for sub in ["root", "run", "log", "manifests"] {
             fs::create_dir(dir.path().join(sub)).unwrap();
@@ -70,17 +70,17 @@ impl Node {
     }
 
     /// The temporary directory.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.as_ref().unwrap().path()
     }
 
     /// A path below the temporary directory.
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.dir().join(below)
     }
 
     /// Starts the agent (again) and waits until it is ready.
-    pub fn start_agent(&mut self) {
+    pub(crate) fn start_agent(&mut self) {
         assert!(self.agent.is_none(), "the agent runs");
         self.starts += 1;
         let log = File::create(self.path(&format!("agent-{}.log", self.starts))).unwrap();
@@ -102,19 +102,19 @@ impl Node {
     }
 
     /// The agent's process id.
-    pub fn agent_pid(&self) -> u32 {
+    pub(crate) fn agent_pid(&self) -> u32 {
         self.agent.as_ref().unwrap().id()
     }
 
     /// Kills the agent with SIGKILL; its pods must not notice.
-    pub fn kill_agent(&mut self) {
+    pub(crate) fn kill_agent(&mut self) {
         let mut agent = self.agent.take().unwrap();
         agent.kill().unwrap();
         agent.wait().unwrap();
     }
 
     /// Ends the agent with SIGTERM; its pods must not notice.
-    pub fn stop_agent(&mut self) {
+    pub(crate) fn stop_agent(&mut self) {
         let mut agent = self.agent.take().unwrap();
         let status = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
         assert!(status.success());
@@ -123,7 +123,7 @@ impl Node {
     }
 
     /// From the next start on the agent is another build: the same program with other bytes at its end.
-    pub fn upgrade(&mut self) {
+    pub(crate) fn upgrade(&mut self) {
         let upgraded = self.path(&format!("lamina-{}", self.starts));
         let mut bytes = fs::read(&self.binary).unwrap();
         bytes.extend_from_slice(b"another build");
@@ -133,31 +133,31 @@ impl Node {
     }
 
     /// What the agent logged since its last start.
-    pub fn agent_log(&self) -> String {
+    pub(crate) fn agent_log(&self) -> String {
         fs::read_to_string(self.path(&format!("agent-{}.log", self.starts))).unwrap_or_default()
     }
 
     /// Runs `lamina ARGS` against this node.
-    pub fn lamina<S: AsRef<OsStr>>(&self, args: &[S]) -> Said {
+    pub(crate) fn lamina<S: AsRef<OsStr>>(&self, args: &[S]) -> Said {
         self.command(args).output().unwrap().into()
     }
 
     /// The command line `lamina ARGS` against this node, not yet started.
-    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(&self.binary);
         command.env("LAMINA_RUN", self.path("run")).env("NO_COLOR", "1").stdin(Stdio::null()).args(args);
         command
     }
 
     /// Runs `lamina ARGS`, which must succeed, and gives its standard output.
-    pub fn ok<S: AsRef<OsStr> + std::fmt::Debug>(&self, args: &[S]) -> String {
+    pub(crate) fn ok<S: AsRef<OsStr> + std::fmt::Debug>(&self, args: &[S]) -> String {
         let said = self.lamina(args);
         assert_eq!(said.status, 0, "lamina {args:?}: {}{}\n{}", said.out, said.err, self.agent_log());
         said.out
     }
 
     /// Runs `lamina ARGS -o json`, which must succeed.
-    pub fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let mut all = args.to_vec();
         all.extend(["-o", "json"]);
         let text = self.ok(&all);
@@ -165,25 +165,25 @@ impl Node {
     }
 
     /// Writes a manifest into the watched directory.
-    pub fn manifest(&self, name: &str, yaml: &str) {
+    pub(crate) fn manifest(&self, name: &str, yaml: &str) {
         let tmp = self.path(&format!(".{name}"));
         fs::write(&tmp, yaml).unwrap();
         fs::rename(tmp, self.path("manifests").join(name)).unwrap();
     }
 
     /// Takes a manifest out of the watched directory.
-    pub fn remove_manifest(&self, name: &str) {
+    pub(crate) fn remove_manifest(&self, name: &str) {
         fs::remove_file(self.path("manifests").join(name)).unwrap();
     }
 
     /// A pod as `lamina get` gives it, if it is there.
-    pub fn pod(&self, name: &str) -> Option<Value> {
+    pub(crate) fn pod(&self, name: &str) -> Option<Value> {
         let said = self.lamina(&["get", "pods", name, "-o", "json"]);
         (said.status == 0).then(|| serde_json::from_str(&said.out).unwrap())
     }
 
     /// Waits until a pod satisfies `is`.
-    pub fn until(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn until(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         let mut last = None;
         let deadline = std::time::Instant::now() + super::PATIENCE;
         while std::time::Instant::now() < deadline {
@@ -199,7 +199,7 @@ impl Node {
     }
 
     /// Waits until every container of a pod runs.
-    pub fn running(&self, name: &str) -> Value {
+    pub(crate) fn running(&self, name: &str) -> Value {
         self.until(name, "running", |pod| {
             let containers = pod["spec"]["containers"].as_array().unwrap().len();
             let statuses = pod["status"]["containerStatuses"].as_array();
@@ -208,18 +208,18 @@ impl Node {
     }
 
     /// Waits until a pod is gone.
-    pub fn gone(&self, name: &str) {
+    pub(crate) fn gone(&self, name: &str) {
         wait(&format!("pod {name} is gone"), || self.pod(name).is_none().then_some(()));
     }
 
     /// The host process id of a container's first process.
-    pub fn pid(&self, pod: &str, container: &str) -> u32 {
+    pub(crate) fn pid(&self, pod: &str, container: &str) -> u32 {
         let uid = self.pod(pod).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
         *leftovers::pids(&uid, container).first().unwrap_or_else(|| panic!("{pod}/{container} has no process"))
     }
 
     /// Layers in the store, by key.
-    pub fn layers(&self) -> Vec<String> {
+    pub(crate) fn layers(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.path("root/layers"))
             .map(|dir| dir.flatten().map(|e| e.file_name().into_string().unwrap()).collect())
             .unwrap_or_default();
@@ -228,14 +228,14 @@ impl Node {
     }
 
     /// A layout below the node's directory with the image `busybox`; gives the layout and the image's name.
-    pub fn busybox(&self) -> (Layout, String) {
+    pub(crate) fn busybox(&self) -> (Layout, String) {
         let mut layout = Layout::create(&self.path("images"));
         let name = layout.add("busybox", &[Layer::busybox()], Config::default());
         (layout, name)
     }
 
     /// Asks the metrics listener; `None` while nothing answers.
-    pub fn http(&self, path: &str) -> Option<(u16, String)> {
+    pub(crate) fn http(&self, path: &str) -> Option<(u16, String)> {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.metrics)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
@@ -246,7 +246,7 @@ impl Node {
     }
 
     /// The port of the metrics listener.
-    pub fn metrics_port(&self) -> u16 {
+    pub(crate) fn metrics_port(&self) -> u16 {
         self.metrics
     }
 
@@ -258,7 +258,7 @@ impl Node {
 
     /// Removes everything that is desired, waits until it has stopped, ends the agent, and checks that nothing is
     /// left over (I3). Called at the end of every test that passed.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         for entry in fs::read_dir(self.path("manifests")).unwrap().flatten() {
             fs::remove_file(entry.path()).unwrap();
         }

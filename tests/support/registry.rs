@@ -9,20 +9,20 @@ use super::wait;
 
 /// A registry that ends with its owner.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     child: Child,
     port: u16,
     _data: tempfile::TempDir,
 }
 
 /// A port nobody uses at the moment.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Registry {
     /// Starts Debian's docker-registry with its data in a temporary directory.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
         let port = free_port();
         let config = data.path().join("config.yml");
@@ -49,12 +49,12 @@ impl Registry {
     }
 
     /// The image name `name` in this registry.
-    pub fn name(&self, name: &str) -> String {
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)
     }
 
     /// Copies an image of a layout into the registry with skopeo.
-    pub fn push(&self, layout: &Path, tag: &str, name: &str) -> String {
+    pub(crate) fn push(&self, layout: &Path, tag: &str, name: &str) -> String {
         let to = self.name(name);
         let out = Command::new("skopeo")
             .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
@@ -67,7 +67,7 @@ impl Registry {
     }
 
     /// Ends the registry as a crash would.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         // It may have ended already; either way it is gone after this.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -6,6 +6,7 @@ pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod delete;
+pub(crate) mod demo;
 pub(crate) mod describe;
 pub(crate) mod df;
 pub(crate) mod diff;

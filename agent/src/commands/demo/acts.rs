@@ -102,7 +102,8 @@ fn replace(scene: &mut Scene, game: &str, base: &str) -> anyhow::Result<()> {
     scene.declare("arena.yaml", &arena(game, base))?;
     scene.until("the new version runs", |s| {
         let changed = container(s, "arena", "game")?.is_some_and(|(pid, _)| pid != game_pid);
-        Ok(changed && s.quiet(&["exec", "arena", "-c", "game", "--", "cat", "/srv/game/version"]).is_ok_and(|v| v == "2\n"))
+        Ok(changed
+            && s.quiet(&["exec", "arena", "-c", "game", "--", "cat", "/srv/game/version"]).is_ok_and(|v| v == "2\n"))
     })?;
     scene.show(&["logs", "arena", "-c", "game"])?;
     scene.show(&["get", "layers"])?;

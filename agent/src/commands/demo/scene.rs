@@ -219,7 +219,9 @@ impl Scene {
             fs::remove_file(entry.path())?;
         }
         let stopped = if self.agent.is_some() {
-            self.until("all pods have stopped", |scene| Ok(scene.quiet(&["get", "pods", "-A", "-o", "name"])?.is_empty()))
+            self.until("all pods have stopped", |scene| {
+                Ok(scene.quiet(&["get", "pods", "-A", "-o", "name"])?.is_empty())
+            })
         } else {
             Ok(())
         };
