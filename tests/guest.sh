@@ -77,7 +77,7 @@ check "its limits are to be read inside" lamina exec web -c a -- grep -qx 671088
 check "and not to be written" lamina exec web -c a -- sh -c '! echo max >/sys/fs/cgroup/memory.max'
 wget -q -O /tmp/metrics http://127.0.0.1:9640/metrics || fail "metrics"
 for series in container_memory_working_set_bytes container_cpu_usage_seconds_total container_spec_memory_limit_bytes; do
-  check "$series is told" grep -Eq "^$series\{.*container=\"a\".*\} [1-9]" /tmp/metrics
+  check "$series is told" grep -Eq "^$series\{.*container=\"a\".*\} [0-9.]*[1-9]" /tmp/metrics
 done
 
 echo "# the agent dies and comes back"
@@ -85,16 +85,17 @@ kill -9 $agent; wait $agent || true
 start_agent
 check "the container kept its process" test -d "/proc/$pid"
 check "the adopted pod answers" lamina exec web -c a -- test -e /mark
-check "a new container starts on an adopted layer" lamina run --rm $image -- echo again
+check "a new container starts on an adopted layer" lamina run --rm $image -- -c 'echo again'
 case $kernel in 6.1.*) check "on the same loop device" sh -c '[ "$(losetup -a | wc -l)" = 1 ]' ;; esac
 kill -9 "$pid"
 until_ok "a container is started again in an adopted pod" sh -c 'lamina get pods web -o json | grep -Eq "\"restartCount\": ?1"'
 until_ok "on its volumes" lamina exec web -c a -- grep -qx 1 /v/in/file
 
 echo "# devices"
-if lamina run --rm $image -- sh -c 'mknod /tmp/d b 254 0 && head -c 1 /tmp/d' >/tmp/out 2>&1; then fail "the disk was read"; fi
-check "the disk is denied, not missing" grep -qi 'not permitted' /tmp/out
-check "what every container has works" lamina run --rm $image -- sh -c 'head -c 9 /dev/urandom >/dev/null && : </dev/zero'
+disk="$(sed 's/:/ /' /sys/block/vda/dev)"
+if lamina run --rm $image -- -c "mknod /tmp/d b $disk && head -c 1 /tmp/d" >/tmp/denied 2>&1; then fail "the disk was read"; fi
+check "the disk is denied, not missing" sh -c 'cat /tmp/denied; grep -qi "not permitted" /tmp/denied'
+check "what every container has works" lamina run --rm $image -- -c 'head -c 9 /dev/urandom >/dev/null && : </dev/zero'
 
 echo "# memory"
 pod oom "restartPolicy: Never" "containers:" \
@@ -111,9 +112,9 @@ until_ok "the pods are gone" sh -c '! lamina get pods -A -o name | grep -q pod'
 until_ok "every layer is freed" sh -c '[ -z "$(ls /var/lib/lamina/layers)" ]'
 until_ok "no loop device is left" sh -c '! losetup -a | grep .'
 stop_agent
-start_agent --storage-driver directory
+start_agent --store-driver directory
 check "layers are directories when that is asked for" sh -c 'lamina info | grep -Eq "driver +directory$"'
-check "a container runs on one" lamina run --rm $image -- sh -c 'test -x /bin/busybox && rm /bin/yes && ! test -e /bin/yes'
+check "a container runs on one" lamina run --rm $image -- -c 'test -x /bin/busybox && rm /bin/yes && ! test -e /bin/yes'
 
 echo "# nothing is left"
 until_ok "every pod is gone" sh -c '! lamina get pods -A -o name | grep -q pod'
@@ -126,4 +127,4 @@ check "no cgroup is left" test "$groups_before" = "$groups_after"
 check "no mount is left" sh -c "cat /proc/mounts; [ \$(wc -l </proc/mounts) = $mounts_before ]"
 check "no loop device is left" sh -c '! losetup -a | grep .'
 check "no pod's directory is left" sh -c '! ls /run/lamina/pods /var/lib/lamina/pods 2>/dev/null | grep -v : | grep .'
-check "the kernel had nothing to complain of" sh -c '! dmesg | grep -E "BUG|WARNING:|Oops|Call Trace"'
+check "the kernel had nothing to complain of" sh -c '! dmesg | grep -E "BUG:|WARNING:|Oops|general protection|blocked for more than"'

@@ -56,6 +56,8 @@ impl Mount {
     pub fn erofs(source: &Path) -> Result<Self, Error> {
         let mut fs = Context::open("erofs")?;
         fs.string("source", source)?;
+        // Of the superblock, not only of the mount: the kernel would open a read-only loop device for writing.
+        fs.flag("ro")?;
         fs.mount(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)
     }
 
