@@ -59,7 +59,9 @@ check "a ConfigMap is there, for reading" lamina exec web -c a -- sh -c 'grep -q
 check "a directory of the host is there" lamina exec web -c a -- test -e /h/index.json
 check "nothing of it is mounted on the host" sh -c '! grep -E "overlay|erofs" /proc/mounts'
 case $kernel in
-  6.1.*) check "one loop device backs the one layer" sh -c '[ "$(losetup -a | wc -l)" = 1 ]' ;;
+  6.1.*)
+    check "one loop device backs the one layer" sh -c '[ "$(losetup -a | wc -l)" = 1 ]'
+    ;;
   *) check "no loop device is in use" sh -c '! losetup -a | grep .' ;;
 esac
 

@@ -176,7 +176,10 @@ impl Driver {
             }
             (Err(Error::Io { source, .. }), _) if is_full(&source) => {
                 let driver = if kernel_has_erofs() { Self::Erofs } else { Self::Directory };
-                tracing::warn!(driver = driver.name(), "the disk is full: the storage driver is chosen without a trial");
+                tracing::warn!(
+                    driver = driver.name(),
+                    "the disk is full: the storage driver is chosen without a trial"
+                );
                 Ok((driver, None))
             }
             (Err(error), _) => Err(error),
