@@ -1,10 +1,14 @@
-//! The node as a library: real pods on this machine, without the command line. Needs root and a registry or an image
-//! layout in `LAMINA_TEST_IMAGE` (busybox or alike).
+//! The node as a library: real pods on this machine, without the command line. Needs root.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by failing")]
 
+#[path = "support/image.rs"]
+#[expect(dead_code, reason = "one plain image is enough here")]
+mod support;
+
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -13,7 +17,12 @@ use lamina::metrics::Registry;
 use lamina::node::{Attach, ContainerRef, DeleteOptions, ExecRequest, Node, RunRequest, Settings, Streams};
 
 fn image() -> String {
-    std::env::var("LAMINA_TEST_IMAGE").unwrap_or_else(|_| "127.0.0.1:5000/busybox:1".to_owned())
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    let make = || {
+        let mut layout = support::Layout::create(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-images"));
+        layout.add("busybox", &[support::Layer::busybox()], support::Config::default())
+    };
+    IMAGE.get_or_init(make).clone()
 }
 
 fn settings(dir: &Path) -> Settings {

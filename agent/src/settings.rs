@@ -71,6 +71,9 @@ pub(crate) struct Layer {
     /// Layers fetched at once on the node [default: 4]
     #[arg(long, env = "LAMINA_PULL_PARALLEL", value_name = "N", value_parser = positive)]
     pull_parallel: Option<usize>,
+    /// Tasks (processes and threads) that a pod may have [default: 8192]
+    #[arg(long, env = "LAMINA_POD_PIDS_LIMIT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pod_pids_limit: Option<u32>,
     /// What is logged: error, warn, info, debug, trace, or by module as in `info,lamina::image=debug` [default: info]
     #[arg(long, env = "LAMINA_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
@@ -105,6 +108,12 @@ fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("must be a number above 0".to_owned()),
         Ok(n) => Ok(n),
     }
+}
+
+/// A path as seen from where the agent was started: shims and later agents are started elsewhere.
+fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path)
+        .map_err(|e| Failure::usage(format!("--{name} {:?} cannot be made absolute", path.display())).source(e))
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -168,6 +177,7 @@ impl Layer {
             registry_config: self.registry_config.or(below.registry_config),
             metrics_layers: self.metrics_layers.or(below.metrics_layers),
             pull_parallel: self.pull_parallel.or(below.pull_parallel),
+            pod_pids_limit: self.pod_pids_limit.or(below.pod_pids_limit),
             log_level: self.log_level.or(below.log_level),
             log_format: self.log_format.or(below.log_format),
             run: self.run.or(below.run),
@@ -181,10 +191,15 @@ impl Settings {
         let all = line.over(file);
         let default = node::Settings::default();
         let node = node::Settings {
-            root: all.root.unwrap_or(default.root),
-            run: all.run.unwrap_or_else(|| RUN.into()),
-            log_dir: all.log_dir.unwrap_or(default.log_dir),
-            manifests: all.manifests.unwrap_or(default.manifests),
+            root: absolute("root", all.root.unwrap_or(default.root))?,
+            run: absolute("run", all.run.unwrap_or_else(|| RUN.into()))?,
+            log_dir: absolute("log-dir", all.log_dir.unwrap_or(default.log_dir))?,
+            manifests: all
+                .manifests
+                .unwrap_or(default.manifests)
+                .into_iter()
+                .map(|path| absolute("manifests", path))
+                .collect::<Result<_, _>>()?,
             node_name: all.node_name.or(default.node_name),
             store_driver: match all.store_driver {
                 None | Some(Driver::Auto) => StoreDriver::Auto,
@@ -195,16 +210,12 @@ impl Settings {
             gc_high: all.gc_high.unwrap_or(default.gc_high),
             gc_low: all.gc_low.unwrap_or(default.gc_low),
             gc_image_age: all.gc_image_age.unwrap_or(default.gc_image_age),
-            registry_config: all.registry_config.unwrap_or(default.registry_config),
+            registry_config: absolute("registry-config", all.registry_config.unwrap_or(default.registry_config))?,
             metrics_layers: all.metrics_layers.unwrap_or(default.metrics_layers),
             pull_parallel: all.pull_parallel.unwrap_or(default.pull_parallel),
+            pod_pids_limit: all.pod_pids_limit.unwrap_or(default.pod_pids_limit),
             shim: None,
         };
-        for (name, path) in [("root", &node.root), ("run", &node.run), ("log-dir", &node.log_dir)] {
-            if !path.is_absolute() {
-                return Err(Failure::usage(format!("--{name} is {}, which is not an absolute path", path.display())));
-            }
-        }
         if node.gc_low >= node.gc_high || node.gc_high > 100 {
             return Err(Failure::usage(format!(
                 "--gc-low is {} and --gc-high is {}: low must be below high, and high at most 100",
@@ -274,11 +285,20 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
-        for flags in ["--gc-high 50 --gc-low 60", "--root state", "--metrics 0.0.0.0:9640"] {
+        for flags in ["--gc-high 50 --gc-low 60", "--metrics 0.0.0.0:9640"] {
             joined(flags, "").unwrap_err();
         }
         joined("--metrics 0.0.0.0:9640 --metrics-insecure", "").unwrap();
         joined("", "pull-parallel: 0").unwrap_err();
+    }
+
+    #[test]
+    fn relative_paths_are_seen_from_where_the_agent_is_started() {
+        let here = std::env::current_dir().unwrap();
+        let settings = joined("--root state --manifests ./m", "log-dir: logs\n").unwrap().node;
+        assert_eq!(settings.root, here.join("state"));
+        assert_eq!(settings.manifests, [here.join("m")]);
+        assert_eq!(settings.log_dir, here.join("logs"));
     }
 
     #[test]

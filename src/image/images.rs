@@ -87,6 +87,12 @@ impl Images {
         result
     }
 
+    /// The holders (see [`PullRequest`]) of pods' pulls that did not finish and are not under way.
+    pub fn unfinished(&self) -> Vec<String> {
+        let pulls = self.0.store.refs().into_iter().filter(|r| r.kind == RefKind::Pull && !self.0.is_active(&r.owner));
+        pulls.filter_map(|r| pull::pod_of(&r.owner).map(str::to_owned)).collect()
+    }
+
     /// Lets go of what unfinished pulls held: those that an earlier agent left, and those of pods that are no more.
     /// `alive` tells whether a pod of that uid may still try again. To be called once every source has synced, and
     /// whenever a pod goes.

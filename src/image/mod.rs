@@ -38,3 +38,11 @@ pub use images::Images;
 pub use load::Loaded;
 pub use name::{ImageName, LayoutTag, NameError};
 pub use request::{Holder, LayerPlan, Progress, PullPolicy, PullRequest, Pulled, PulledLayer};
+
+/// Registers the families of pulls without anything that moves them, for documentation.
+///
+/// # Errors
+/// If a name is taken.
+pub(crate) fn describe(registry: &crate::metrics::Registry) -> Result<(), crate::metrics::Error> {
+    metrics::Metrics::new(registry).map(drop)
+}

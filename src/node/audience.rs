@@ -1,6 +1,6 @@
 //! Who hears what workers do: the board that everybody reads, the events, the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::pod::engine::{Push, StepError};
 use crate::pod::metrics;
 use crate::pod::plan::{Step, containers, next_start};
 use crate::pod::real::Machine;
-use crate::pod::state::{Exit, Observed};
+use crate::pod::state::{Exit, Observed, Sandbox};
 use crate::pod::view::{self, Surroundings};
 use crate::pod::worker::Audience;
 
@@ -42,6 +42,8 @@ struct State {
     ignored: BTreeMap<PodKey, Vec<String>>,
     /// Since when pods are not as desired.
     pending: BTreeMap<PodKey, Instant>,
+    /// Pods whose shim is gone or deaf, and not buried yet.
+    lost: BTreeSet<PodKey>,
 }
 
 impl Board {
@@ -89,10 +91,26 @@ impl Board {
         self.state().pending.values().min().copied()
     }
 
+    /// Notes whether a pod's shim is lost.
+    fn shim_lost(&self, key: &PodKey, lost: bool) {
+        let mut state = self.state();
+        if lost {
+            state.lost.insert(key.clone());
+        } else {
+            state.lost.remove(key);
+        }
+    }
+
+    /// How many shims are lost.
+    pub(super) fn lost(&self) -> usize {
+        self.state().lost.len()
+    }
+
     pub(super) fn remove(&self, key: &PodKey) {
         let owned = {
             let mut state = self.state();
             state.pending.remove(key);
+            state.lost.remove(key);
             state.ignored.remove(key);
             state.owned.remove(key).is_some()
         };
@@ -150,15 +168,31 @@ pub(super) struct Listener {
     board: Board,
     key: PodKey,
     shown: Option<Arc<PodView>>,
+    /// Since when the pod is wanted that is to be accepted next.
     begun: Instant,
+    /// The same of the pod that starts.
     accepted: Option<Instant>,
+    /// Whether that pod's first image was not asked for yet.
+    waiting: bool,
+    /// When the last of its containers was started, until it is ready.
+    started: Option<Instant>,
     pulling: BTreeMap<String, Instant>,
 }
 
 impl Listener {
     pub(super) fn new(machine: Arc<Machine>, board: Board, key: PodKey) -> Self {
         let begun = Instant::now();
-        Self { machine, board, key, shown: None, begun, accepted: None, pulling: BTreeMap::new() }
+        Self {
+            machine,
+            board,
+            key,
+            shown: None,
+            begun,
+            accepted: None,
+            waiting: false,
+            started: None,
+            pulling: BTreeMap::new(),
+        }
     }
 
     fn tell(&self, seen: &Observed, container: Option<&str>, reason: Reason, message: impl Into<String>) {
@@ -186,6 +220,7 @@ impl Listener {
 impl Audience for Listener {
     fn publish(&mut self, wanted: &Wanted, seen: &Observed) {
         self.board.settled(&self.key, settled(wanted, seen));
+        self.board.shim_lost(&self.key, seen.sandbox == Sandbox::Lost);
         let now = (backoff::now(), Timestamp::now());
         let uid = seen.record.as_ref().map(|r| &r.uid);
         let around = Surroundings {
@@ -210,9 +245,17 @@ impl Audience for Listener {
             {
                 self.machine.metrics.phase(metrics::Phase::Total, accepted.elapsed());
             }
+            if view::is_ready(view)
+                && let Some(started) = self.started.take()
+            {
+                self.machine.metrics.phase(metrics::Phase::Ready, started.elapsed());
+            }
             if let Some(owner) = &record.origin.workload {
                 self.board.owned(&self.key, owner, observed(owner, record, view, phase, seen));
             }
+        }
+        for (container, message) in next.iter().flat_map(|view| backing_off(view, self.shown.as_deref())) {
+            self.tell(seen, Some(container), Reason::BackOff, message);
         }
         let next = next.map(Arc::new);
         self.shown.clone_from(&next);
@@ -232,7 +275,15 @@ impl Audience for Listener {
             }
             Step::Fetch { container, .. } => {
                 self.pulling.insert(container.clone(), Instant::now());
+                self.tell(seen, Some(container), Reason::Pulling, format!("pulling {}", image_of(seen, container)));
+                if std::mem::take(&mut self.waiting)
+                    && let Some(accepted) = self.accepted
+                {
+                    self.machine.metrics.phase(metrics::Phase::Wait, accepted.elapsed());
+                }
             }
+            // What is wanted under the name next has waited since then.
+            Step::Doom { .. } => self.begun = Instant::now(),
             Step::Bury => self.tell(seen, None, Reason::ShimLost, "the pod's shim is gone; what it ran is killed"),
             Step::Erase => self.tell(seen, None, Reason::Deleted, "removed"),
             _ => {}
@@ -253,7 +304,7 @@ impl Audience for Listener {
         }
         match step {
             Step::Accept => {
-                self.accepted = Some(self.begun);
+                (self.accepted, self.waiting) = (Some(self.begun), true);
                 self.tell(seen, None, Reason::Accepted, "accepted");
             }
             Step::Amend { containers, .. } if containers.is_empty() => {
@@ -268,9 +319,15 @@ impl Audience for Listener {
             }
             Step::Expire => self.tell(seen, None, Reason::DeadlineExceeded, "active for longer than it may"),
             Step::Start { container, attempt, .. } => {
-                match seen.containers.get(container).and_then(|c| c.attempt.as_ref()).and_then(|a| a.exit.clone()) {
-                    Some(exit) => self.ended(seen, container, &exit),
-                    None => self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})")),
+                if self.accepted.is_some() {
+                    self.started = Some(Instant::now());
+                }
+                let attempted = seen.containers.get(container).and_then(|c| c.attempt.as_ref());
+                if let Some(exit) = attempted.and_then(|a| a.exit.clone()) {
+                    self.ended(seen, container, &exit);
+                } else {
+                    self.tell(seen, Some(container), Reason::Created, format!("created (attempt {attempt})"));
+                    self.tell(seen, Some(container), Reason::Started, format!("started (attempt {attempt})"));
                 }
             }
             _ => {}
@@ -285,7 +342,8 @@ impl Audience for Listener {
                 match result {
                     Ok(()) => {
                         self.machine.metrics.phase(metrics::Phase::Pull, took);
-                        tracing::debug!(pod = %self.key, container, ?took, "image here");
+                        let text = format!("{} is here after {} ms", image_of(seen, container), took.as_millis());
+                        self.tell(seen, Some(container), Reason::Pulled, text);
                     }
                     Err(error) => self.tell(seen, Some(container), Reason::FailedPull, error.message.clone()),
                 }
@@ -293,6 +351,30 @@ impl Audience for Listener {
             Push::ShimLost | Push::Look => {}
         }
     }
+}
+
+/// Containers that have begun to wait for a restart's or a pull's next try, and what their status says of it.
+fn backing_off<'a>(view: &'a PodView, before: Option<&'a PodView>) -> impl Iterator<Item = (&'a str, String)> {
+    let waiting = |view: &'a PodView| {
+        let statuses = view.pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        statuses.filter_map(|status| {
+            let waiting = status.state.as_ref()?.waiting.as_ref()?;
+            let reason = waiting.reason.as_deref().filter(|r| r.ends_with("BackOff"))?;
+            Some((status.name.as_str(), status.restart_count, reason, waiting.message.clone()))
+        })
+    };
+    let known: Vec<_> =
+        before.into_iter().flat_map(waiting).map(|(name, count, reason, _)| (name, count, reason)).collect();
+    waiting(view)
+        .filter(move |(name, count, reason, _)| !known.contains(&(*name, *count, *reason)))
+        .map(|(name, _, reason, message)| (name, message.unwrap_or_else(|| reason.to_owned())))
+}
+
+/// What a container's image is called in its manifest.
+fn image_of(seen: &Observed, container: &str) -> String {
+    let all = seen.record.iter().flat_map(|record| containers(&record.pod));
+    let name = all.filter(|c| c.name == container).find_map(|c| c.image.clone());
+    format!("image {}", name.unwrap_or_default())
 }
 
 /// Whether a pod is as desired: what waits for a restart's or a pull's next try is not.

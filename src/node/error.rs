@@ -38,11 +38,11 @@ pub enum Error {
         problems: Vec<String>,
     },
     /// A process in a container did not start.
-    #[error("cannot run {command:?} in {name}: {reason}")]
+    #[error("cannot run {}{name}: {reason}", if command.is_empty() { String::new() } else { format!("{command:?} in ") })]
     Command {
         /// `namespace/pod/container`.
         name: String,
-        /// The command's first word.
+        /// The command's first word; empty for a container's own, which `reason` names where it is at fault.
         command: String,
         /// Why not.
         reason: String,

@@ -1,45 +1,96 @@
 //! What the node as a whole shows: how many pods are how far, what is pending, what the sources say. Counted when it is
 //! scraped, from what everybody may read: no pass is held up.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, IntGaugeVec, Opts};
+use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 use tokio::sync::watch;
 
 use super::audience::Board;
 use crate::api::PodView;
+use crate::metrics::{self, Described, Registry};
 use crate::pod::real::Machine;
 use crate::source::{DesiredSet, SourceKind};
 
 /// How far a pod is, in one word.
 const STATES: [&str; 7] = ["pending", "starting", "running", "ready", "stopping", "succeeded", "failed"];
 
-/// Counts at each scrape.
-pub(super) struct Counts {
-    board: Board,
-    machine: Arc<Machine>,
-    sets: watch::Receiver<Arc<DesiredSet>>,
+/// The sources that have series.
+const SOURCES: [(SourceKind, &str); 2] = [(SourceKind::Manifests, DIRECTORY), (SourceKind::Desired, DESIRED)];
+const DIRECTORY: &str = "directory";
+const DESIRED: &str = "desired";
+
+/// What sources did and how they are, as the task that hears of each change of theirs knows it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Sources {
+    errors: IntCounterVec,
+    /// Watched directories.
+    directories: Arc<[PathBuf]>,
+    /// Where objects are that were applied.
+    desired: Arc<Path>,
+    /// Since when a directory cannot be read.
+    cut: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Sources {
+    /// Makes the family.
+    pub(super) fn new(registry: &Registry, directories: &[PathBuf], desired: &Path) -> Result<Self, metrics::Error> {
+        let errors = registry.counters(
+            "lamina_source_errors_total",
+            "What was found wrong with manifests or with reading them, each thing once; moves when it is found.",
+            &["source"],
+        )?;
+        for (_, name) in SOURCES {
+            errors.with_label_values(&[name]);
+        }
+        // Until it was looked at for the first time, nothing is known of a directory.
+        let cut = (!directories.is_empty()).then(Instant::now);
+        Ok(Self { errors, directories: directories.into(), desired: desired.into(), cut: Arc::new(Mutex::new(cut)) })
+    }
+
+    /// Something new is wrong with a file.
+    pub(super) fn problem(&self, file: &Path) {
+        let source = if file.starts_with(&self.desired) { DESIRED } else { DIRECTORY };
+        self.errors.with_label_values(&[source]).inc();
+    }
+
+    /// The set has changed.
+    pub(super) fn heard(&self, set: &DesiredSet) {
+        let cut = self.directories.iter().any(|dir| !set.synced || set.uncertain.contains(dir));
+        let mut since = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if cut { since.or_else(|| Some(Instant::now())) } else { None };
+    }
+
+    fn cut(&self) -> f64 {
+        let since = *self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(0.0, |since| since.elapsed().as_secs_f64())
+    }
+}
+
+/// Registers the families of the node without anything that moves them, for documentation.
+pub(super) fn describe(registry: &Registry) -> Result<(), metrics::Error> {
+    let gauges = Gauges::new().map_err(|source| metrics::Error { action: "register", source })?;
+    registry.collector(Box::new(gauges.pods.clone()), gauges.described())?;
+    Sources::new(registry, &[], Path::new("")).map(drop)
+}
+
+#[derive(Debug)]
+struct Gauges {
     pods: IntGaugeVec,
     shims: IntGaugeVec,
     pending: Gauge,
     objects: IntGaugeVec,
-    problems: IntGaugeVec,
+    disconnected: GaugeVec,
 }
 
-impl Counts {
-    pub(super) fn new(
-        board: Board,
-        machine: Arc<Machine>,
-        sets: watch::Receiver<Arc<DesiredSet>>,
-    ) -> Result<Self, prometheus::Error> {
+impl Gauges {
+    fn new() -> Result<Self, prometheus::Error> {
         let family = |name: &str, help: &str, label: &str| IntGaugeVec::new(Opts::new(name, help), &[label]);
         Ok(Self {
-            board,
-            machine,
-            sets,
             pods: family("lamina_pods", "Pods, by how far they are; moves as they do.", "state")?,
             shims: family("lamina_shims", "Shims, by whether they can be reached; moves as they do.", "state")?,
             pending: Gauge::with_opts(Opts::new(
@@ -47,41 +98,74 @@ impl Counts {
                 "Age in seconds of the oldest desired change that is not applied yet; 0 when all is as desired.",
             ))?,
             objects: family("lamina_source_objects", "Objects that a source wants; moves as manifests do.", "source")?,
-            problems: family(
-                "lamina_source_problems",
-                "What is wrong with manifests at the moment; moves as they do.",
-                "source",
+            disconnected: GaugeVec::new(
+                Opts::new(
+                    "lamina_source_disconnected_seconds",
+                    "For how many seconds a source could not be read; 0 while it can.",
+                ),
+                &["source"],
             )?,
         })
     }
 
     fn families(&self) -> [&dyn Collector; 5] {
-        [&self.pods, &self.shims, &self.pending, &self.objects, &self.problems]
+        [&self.pods, &self.shims, &self.pending, &self.objects, &self.disconnected]
+    }
+
+    fn described(&self) -> Vec<Described> {
+        self.families().into_iter().flat_map(|family| Described::of(family, metrics::Kind::Gauge)).collect()
+    }
+}
+
+/// Counts at each scrape.
+pub(super) struct Counts {
+    board: Board,
+    machine: Arc<Machine>,
+    sets: watch::Receiver<Arc<DesiredSet>>,
+    sources: Sources,
+    gauges: Gauges,
+}
+
+impl Counts {
+    /// Adds the counts to a registry.
+    pub(super) fn register(
+        registry: &Registry,
+        board: Board,
+        machine: Arc<Machine>,
+        sets: watch::Receiver<Arc<DesiredSet>>,
+        sources: Sources,
+    ) -> Result<(), metrics::Error> {
+        let gauges = Gauges::new().map_err(|source| metrics::Error { action: "register", source })?;
+        let described = gauges.described();
+        registry.collector(Box::new(Self { board, machine, sets, sources, gauges }), described)
     }
 }
 
 impl Collector for Counts {
     fn desc(&self) -> Vec<&Desc> {
-        self.families().into_iter().flat_map(Collector::desc).collect()
+        self.gauges.families().into_iter().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let gauges = &self.gauges;
+        let whole = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let views = self.board.subscribe().borrow().clone();
         for name in STATES {
             let count = views.iter().filter(|v| state(v) == name).count();
-            self.pods.with_label_values(&[name]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            gauges.pods.with_label_values(&[name]).set(whole(count));
         }
-        let live = i64::try_from(self.machine.sandbox_count()).unwrap_or(i64::MAX);
-        self.shims.with_label_values(&["live"]).set(live);
+        gauges.shims.with_label_values(&["live"]).set(whole(self.machine.sandbox_count()));
+        gauges.shims.with_label_values(&["lost"]).set(whole(self.board.lost()));
         let oldest = self.board.pending().map_or(0.0, |since| Instant::now().duration_since(since).as_secs_f64());
-        self.pending.set(oldest);
+        gauges.pending.set(oldest);
         let set = self.sets.borrow().clone();
-        for (source, name) in [(SourceKind::Manifests, "directory"), (SourceKind::Desired, "desired")] {
+        for (source, name) in SOURCES {
             let count = set.objects.iter().filter(|o| o.source == source).count();
-            self.objects.with_label_values(&[name]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            gauges.objects.with_label_values(&[name]).set(whole(count));
         }
-        self.problems.with_label_values(&["directory"]).set(i64::try_from(set.problems.len()).unwrap_or(i64::MAX));
-        self.families().into_iter().flat_map(Collector::collect).collect()
+        gauges.disconnected.with_label_values(&[DIRECTORY]).set(self.sources.cut());
+        gauges.disconnected.with_label_values(&[DESIRED]).set(0.0);
+        gauges.families().into_iter().flat_map(Collector::collect).collect()
     }
 }
 
@@ -101,5 +185,34 @@ fn state(view: &PodView) -> &'static str {
         Some("Failed") => "failed",
         _ if view.lamina.shim.is_some() => "starting",
         _ => "pending",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_cut_off_until_every_directory_was_read_and_while_one_cannot_be() {
+        let (a, b) = (PathBuf::from("/a"), PathBuf::from("/b"));
+        let sources = Sources::new(&Registry::default(), &[a, b.clone()], Path::new("/root/desired")).unwrap();
+        assert!(sources.cut() > 0.0);
+        let fine = DesiredSet { synced: true, uncertain: vec!["/a/x.yaml".into()], ..DesiredSet::default() };
+        sources.heard(&fine);
+        assert!(sources.cut() == 0.0);
+        sources.heard(&DesiredSet { uncertain: vec![b], ..fine.clone() });
+        assert!(sources.cut() > 0.0);
+        sources.heard(&fine);
+        assert!(sources.cut() == 0.0);
+    }
+
+    #[test]
+    fn what_is_wrong_counts_for_the_source_that_it_is_in() {
+        let sources = Sources::new(&Registry::default(), &[], Path::new("/root/desired")).unwrap();
+        sources.problem(Path::new("/etc/x.yaml"));
+        sources.problem(Path::new("/root/desired/y.yaml"));
+        sources.problem(Path::new("/etc"));
+        assert_eq!(sources.errors.with_label_values(&[DIRECTORY]).get(), 2);
+        assert_eq!(sources.errors.with_label_values(&[DESIRED]).get(), 1);
     }
 }

@@ -56,6 +56,8 @@ use audience::Board;
 use collect::{Collector, Policy, Trigger};
 use manager::{Command, Manager};
 
+/// Where below the root is what was applied.
+const DESIRED: &str = "desired";
 /// How long the tasks may take to end at shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -111,9 +113,10 @@ impl Node {
         let gc_metrics = collect::Metrics::new(&registry).map_err(Error::failed("set up metrics"))?;
         let collector = Collector::new(Arc::clone(&machine), events.clone(), gc_metrics, policy);
         let board = Board::new();
-        let counts = metrics::Counts::new(board.clone(), Arc::clone(&machine), sets.clone());
-        let counts = counts.map_err(Error::failed("set up metrics"))?;
-        registry.collector(Box::new(counts)).map_err(Error::failed("set up metrics"))?;
+        let sources = metrics::Sources::new(&registry, &settings.manifests, &settings.root.join(DESIRED))
+            .map_err(Error::failed("set up metrics"))?;
+        metrics::Counts::register(&registry, board.clone(), Arc::clone(&machine), sets.clone(), sources.clone())
+            .map_err(Error::failed("set up metrics"))?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let (synced, is_synced) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
@@ -122,7 +125,7 @@ impl Node {
         let tasks = vec![
             tokio::spawn(manager.run(stopped)),
             tokio::spawn(collector.clone().run(is_synced.clone())),
-            tokio::spawn(objects::watch(sets.clone(), events.clone())),
+            tokio::spawn(objects::watch(sets.clone(), events.clone(), sources)),
         ];
         let inner = Inner {
             settings,
@@ -243,6 +246,17 @@ impl Node {
     }
 }
 
+/// Registers every family of the node and of what it runs, without anything that moves them: for documentation.
+///
+/// # Errors
+/// If a name is taken.
+pub(crate) fn describe(registry: &Registry) -> Result<(), crate::metrics::Error> {
+    crate::image::describe(registry)?;
+    crate::pod::metrics::Metrics::new(registry)?;
+    collect::Metrics::new(registry)?;
+    metrics::describe(registry)
+}
+
 /// What is opened before anything runs.
 struct Opened {
     machine: Arc<Machine>,
@@ -255,7 +269,7 @@ fn open(settings: &Settings, metrics: &Registry) -> Result<Opened, Error> {
     let store = start::open_store(settings)?;
     let events = Events::open(settings.root.join("events")).map_err(Error::failed("open the events"))?;
     let machine = start::machine(settings, metrics, store, events.sender())?;
-    let desired = Desired::open(&settings.root.join("desired")).map_err(Error::failed("read what was applied"))?;
+    let desired = Desired::open(&settings.root.join(DESIRED)).map_err(Error::failed("read what was applied"))?;
     let found = start::found(&machine)?;
     Ok(Opened { machine, events, desired, found })
 }

@@ -1,12 +1,14 @@
 //! Desired objects from the node's side: apply, delete, what is wrong with them, and refs of pods that are no more.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::manager::Command;
+use super::metrics::Sources;
 use super::{ApplyOptions, ApplyReport, DeleteOptions, Error, Events, Node};
 use crate::api::{Event, Kind, ObjectKey, PodKey, Reason, parse};
 use crate::pod::engine::chain;
@@ -112,10 +114,11 @@ impl Node {
 }
 
 /// Tells, once each, what is wrong with manifests. Ends when the sources do.
-pub(super) async fn watch(mut sets: watch::Receiver<Arc<DesiredSet>>, events: Events) {
+pub(super) async fn watch(mut sets: watch::Receiver<Arc<DesiredSet>>, events: Events, sources: Sources) {
     let mut known = BTreeSet::new();
     loop {
         let set = sets.borrow_and_update().clone();
+        sources.heard(&set);
         let mut now = BTreeSet::new();
         for problem in &set.problems {
             let object = ObjectKey { kind: Kind::Source, namespace: String::new(), name: problem.file.clone() };
@@ -138,6 +141,9 @@ pub(super) async fn watch(mut sets: watch::Receiver<Arc<DesiredSet>>, events: Ev
         for (object, reason, message) in now.difference(&known) {
             let reason = Reason::ALL.iter().find(|r| r.as_str() == *reason).copied().unwrap_or(Reason::Rejected);
             tracing::warn!(%object, "{message}");
+            if object.kind == Kind::Source {
+                sources.problem(Path::new(&object.name));
+            }
             events.tell(Event::new(object.clone(), reason, message.clone(), Timestamp::now()));
         }
         known = now;

@@ -30,10 +30,13 @@ impl Node {
     /// Fetches what is missing or damaged of an image, by digest: a tag may mean another one by now.
     async fn fetch_again(&self, id: &ImageId) -> Result<(), Error> {
         let names = self.store().tags().into_iter().filter(|tag| tag.image == *id).map(|tag| tag.reference);
+        // `localhost/` names what came from a directory or an archive: no registry is behind it.
+        let names = names.filter(|name| name.registry() != "localhost");
         let mut names: Vec<Reference> = names.map(|name| name.with_digest(id.top.clone())).collect();
         names.dedup();
         let action = || format!("fetch image {id} again");
-        let mut result = Err(Error::failed(action())("no name says where it is from"));
+        let mut result =
+            Err(Error::failed(action())("it came from a directory or an archive: pull or load it again by that name"));
         for name in names {
             let holder = (RefKind::Pull, format!("{HOLDER}-{}", id.top.short()));
             let request = PullRequest {

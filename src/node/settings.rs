@@ -33,6 +33,8 @@ pub struct Settings {
     pub metrics_layers: usize,
     /// `--pull-parallel`: layers at once on the node.
     pub pull_parallel: usize,
+    /// How many tasks (processes and threads) a pod may have.
+    pub pod_pids_limit: u32,
     /// The file that shims run: the agent's own binary, unless a test says otherwise.
     pub shim: Option<PathBuf>,
 }
@@ -65,6 +67,8 @@ impl Default for Settings {
             registry_config: "/etc/lamina/registries.yaml".into(),
             metrics_layers: 200,
             pull_parallel: 4,
+            // Enough for a large server, and no fork bomb takes the node with it; a kubelet's default is no limit.
+            pod_pids_limit: 8192,
             shim: None,
         }
     }

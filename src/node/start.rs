@@ -83,6 +83,7 @@ pub(super) fn machine(
         layers,
         metrics: pod::metrics::Metrics::new(registry).map_err(Error::failed("set up metrics"))?,
         events,
+        pod_pids_limit: settings.pod_pids_limit,
     }))
 }
 

@@ -18,19 +18,22 @@ pub struct Metrics {
     duration: Histogram,
     total: IntCounterVec,
     start: HistogramVec,
-    restarts: IntCounterVec,
 }
 
 /// A phase of a pod's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// From wanted to the first of its images asked for: another pod of its name had to go, or what it refers to to come.
+    Wait,
     /// Its images are resolved and fetched.
     Pull,
     /// Its sandbox is made and its volumes are mounted.
     Mount,
     /// One container is made and started.
     Create,
-    /// From accepted to all containers running.
+    /// From its last container started to ready.
+    Ready,
+    /// From wanted to all containers running.
     Total,
 }
 
@@ -57,11 +60,6 @@ impl Metrics {
                 &["phase"],
                 &START_BUCKETS,
             )?,
-            restarts: registry.counters(
-                "lamina_container_restarts_total",
-                "Starts of a container after its first in this pod; moves with each.",
-                &["namespace", "pod", "container"],
-            )?,
         })
     }
 
@@ -73,25 +71,14 @@ impl Metrics {
     /// A phase of a start is over.
     pub fn phase(&self, phase: Phase, took: Duration) {
         let label = match phase {
+            Phase::Wait => "wait",
             Phase::Pull => "pull",
             Phase::Mount => "mount",
             Phase::Create => "create",
+            Phase::Ready => "ready",
             Phase::Total => "total",
         };
         self.start.with_label_values(&[label]).observe(took.as_secs_f64());
-    }
-
-    /// A container was started again.
-    pub fn restarted(&self, namespace: &str, pod: &str, container: &str) {
-        self.restarts.with_label_values(&[namespace, pod, container]).inc();
-    }
-
-    /// A pod is gone, and with it its series.
-    pub fn forget<'a>(&self, namespace: &str, pod: &str, containers: impl Iterator<Item = &'a str>) {
-        for container in containers {
-            // It has no series if it was never restarted.
-            let _ = self.restarts.remove_label_values(&[namespace, pod, container]);
-        }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Surroundings {
 pub fn view(seen: &Observed, around: &Surroundings, now: (Tick, Timestamp)) -> Option<PodView> {
     let record = seen.record.as_ref()?;
     let mut pod = record.pod.clone();
+    // As the API server does: an object says where it is, also where its manifest does not.
+    pod.metadata.namespace.get_or_insert_with(|| crate::api::ids::DEFAULT_NAMESPACE.to_owned());
     pod.metadata.uid = Some(record.uid.to_string());
     pod.metadata.creation_timestamp = Some(Time(record.created));
     if let Some(doom) = &record.doomed {
@@ -180,6 +182,12 @@ fn waiting(
     }
     let message = (c.image == Image::Fetching).then(|| "the image is being fetched".to_owned());
     Some(("ContainerCreating".to_owned(), message))
+}
+
+/// Whether a pod is shown as ready.
+pub fn is_ready(view: &PodView) -> bool {
+    let conditions = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn conditions(phase: Phase, ready: bool, statuses: &[ContainerStatus], now: Timestamp) -> Vec<PodCondition> {

@@ -49,6 +49,8 @@ use crate::store::Store;
 use problem::Problem;
 use telemetry::Telemetry;
 
+pub use telemetry::catalogue;
+
 /// Why the server could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -139,7 +141,7 @@ impl Server {
     pub fn new(node: Node) -> Result<Self, Error> {
         let registry = node.metrics().clone();
         let telemetry = Telemetry::new(node.pods(), Some(node.store().clone()), node.settings().metrics_layers)?;
-        registry.collector(Box::new(telemetry.clone()))?;
+        telemetry.register(&registry)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         Ok(Self(Arc::new(State { node, registry, telemetry, stop, tasks })))
     }

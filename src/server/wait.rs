@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::State;
 use super::problem::{Problem, Reason};
-use crate::api::{Kind, Object, PodView};
+use crate::api::{Kind, Object, PodChange, PodView, change};
 
 /// What can be waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -31,6 +31,8 @@ pub(super) struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) reached: bool,
+    /// It never will be, unless something else is asked for: there is no use in waiting.
+    pub(super) over: bool,
     /// How things stand, for a person.
     pub(super) state: String,
 }
@@ -83,8 +85,27 @@ fn wanted(object: &Object) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
+/// What is desired of an object: how many pods, and the pod itself if it is one.
+#[derive(Debug, Default)]
+struct Desired {
+    count: usize,
+    pod: Option<Pod>,
+}
+
+/// Whether a pod has ended for good without being as it should. One whose manifest has changed is about to be replaced.
+fn is_hopeless(pod: &Pod, goal: Goal, desired: Option<&Desired>) -> bool {
+    let bad = match goal {
+        Goal::Ready => matches!(phase(pod), "Succeeded" | "Failed"),
+        Goal::Succeeded => phase(pod) == "Failed",
+        Goal::Deleted => false,
+    };
+    let wanted = desired.and_then(|desired| desired.pod.as_ref());
+    bad && pod.metadata.deletion_timestamp.is_none()
+        && wanted.is_none_or(|wanted| change(pod, wanted) == PodChange::Nothing)
+}
+
 /// How things stand, from what is desired and what is published.
-fn judge(target: &Target, goal: Goal, desired: Option<usize>, pods: &[Arc<PodView>]) -> Result<Answer, Problem> {
+fn judge(target: &Target, goal: Goal, desired: Option<&Desired>, pods: &[Arc<PodView>]) -> Result<Answer, Problem> {
     let mine: Vec<&Pod> = pods
         .iter()
         .filter(|pod| {
@@ -102,7 +123,7 @@ fn judge(target: &Target, goal: Goal, desired: Option<usize>, pods: &[Arc<PodVie
         None if mine.is_empty() => "it has no pods".to_owned(),
         None => format!("{} of its pods are ready", mine.len()),
     };
-    let answer = |reached| Answer { reached, state: said() };
+    let answer = |reached| Answer { reached, over: false, state: said() };
     let there = desired.is_some() || !mine.is_empty();
     if goal == Goal::Deleted {
         return Ok(answer(!there));
@@ -114,7 +135,11 @@ fn judge(target: &Target, goal: Goal, desired: Option<usize>, pods: &[Arc<PodVie
     if matches!(target.kind, Kind::ConfigMap | Kind::Secret) {
         return Ok(answer(true));
     }
-    let count = desired.unwrap_or(1);
+    // A workload's pods are replaced or added to when they end; a pod by itself stays as it is.
+    if target.kind == Kind::Pod && mine.iter().any(|pod| is_hopeless(pod, goal, desired)) {
+        return Ok(Answer { over: true, ..answer(false) });
+    }
+    let count = desired.map_or(1, |desired| desired.count);
     let succeeded = mine.iter().filter(|pod| phase(pod) == "Succeeded").count();
     let terminating = mine.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
     Ok(answer(match goal {
@@ -138,11 +163,15 @@ pub(super) async fn until(state: &State, target: &Target, goal: Goal, timeout: D
                 let key = sourced.object.key();
                 key.kind == target.kind && key.namespace == target.namespace && key.name == target.name
             });
-            found.map(|sourced| wanted(&sourced.object))
+            found.map(|sourced| {
+                let object = sourced.object.as_ref();
+                let pod = if let Object::Pod(pod) = object { Some((**pod).clone()) } else { None };
+                Desired { count: wanted(object), pod }
+            })
         };
         let published = pods.borrow_and_update().clone();
-        let answer = judge(target, goal, wanted, &published);
-        if matches!(&answer, Ok(Answer { reached: true, .. })) {
+        let answer = judge(target, goal, wanted.as_ref(), &published);
+        if matches!(&answer, Ok(Answer { reached: true, .. } | Answer { over: true, .. })) {
             return answer;
         }
         // All three are cancel-safe: a change that is not taken now is still there at the next look.
@@ -167,7 +196,7 @@ mod tests {
             "metadata": {"name": name, "namespace": "default"},
             "status": {"phase": phase, "conditions": [{"type": "Ready", "status": status}]},
             "lamina": {"uid": "00000000-0000-4000-8000-000000000000", "source": "desired", "containers": [],
-                "owner": {"kind": "Deployment", "name": "web"}},
+                "owner": {"kind": "Deployment", "name": "web", "ordinal": 0}},
         });
         Arc::new(serde_json::from_value(view).unwrap())
     }
@@ -176,21 +205,54 @@ mod tests {
         Target { kind, namespace: "default".into(), name: name.into() }
     }
 
+    fn count(count: usize) -> Desired {
+        Desired { count, pod: None }
+    }
+
+    #[test]
+    fn a_pod_that_ended_for_good_is_not_waited_for() {
+        let web = target(Kind::Pod, "web-0");
+        for (phase, goal, over) in [
+            ("Failed", Goal::Ready, true),
+            ("Succeeded", Goal::Ready, true),
+            ("Failed", Goal::Succeeded, true),
+            ("Running", Goal::Succeeded, false),
+            ("Failed", Goal::Deleted, false),
+        ] {
+            let answer = judge(&web, goal, None, &[pod("web-0", phase, false)]).unwrap();
+            assert_eq!((answer.reached, answer.over), (false, over), "{phase} {goal:?}");
+        }
+        let owner = judge(&target(Kind::Deployment, "web"), Goal::Ready, None, &[pod("web-0", "Failed", false)]);
+        assert!(!owner.unwrap().over, "its workload may make another");
+    }
+
+    #[test]
+    fn a_failed_pod_whose_manifest_changed_is_waited_for() {
+        let failed = pod("web-0", "Failed", false);
+        let same = Desired { count: 1, pod: Some(failed.pod.clone()) };
+        let mut other = failed.pod.clone();
+        other.spec = serde_json::from_value(json!({"containers": [{"name": "a", "image": "b:1"}]})).unwrap();
+        let changed = Desired { count: 1, pod: Some(other) };
+        let web = target(Kind::Pod, "web-0");
+        assert!(judge(&web, Goal::Ready, Some(&same), std::slice::from_ref(&failed)).unwrap().over);
+        assert!(!judge(&web, Goal::Ready, Some(&changed), &[failed]).unwrap().over);
+    }
+
     #[test]
     fn a_workload_is_ready_when_all_the_pods_it_wants_are() {
         let web = target(Kind::Deployment, "web");
         let some = [pod("web-0", "Running", true), pod("web-1", "Running", false)];
         let all = [pod("web-0", "Running", true), pod("web-1", "Running", true)];
-        assert!(!judge(&web, Goal::Ready, Some(2), &some).unwrap().reached);
-        assert!(judge(&web, Goal::Ready, Some(2), &all).unwrap().reached);
-        assert!(!judge(&web, Goal::Ready, Some(3), &all).unwrap().reached);
+        assert!(!judge(&web, Goal::Ready, Some(&count(2)), &some).unwrap().reached);
+        assert!(judge(&web, Goal::Ready, Some(&count(2)), &all).unwrap().reached);
+        assert!(!judge(&web, Goal::Ready, Some(&count(3)), &all).unwrap().reached);
     }
 
     #[test]
     fn what_is_not_there_is_deleted_and_otherwise_not_found() {
         let none = target(Kind::Pod, "none");
         assert!(judge(&none, Goal::Deleted, None, &[]).unwrap().reached);
-        assert!(!judge(&none, Goal::Deleted, Some(1), &[]).unwrap().reached);
+        assert!(!judge(&none, Goal::Deleted, Some(&count(1)), &[]).unwrap().reached);
         assert_eq!(judge(&none, Goal::Ready, None, &[]).unwrap_err().reason, Reason::NotFound);
     }
 
@@ -198,6 +260,6 @@ mod tests {
     fn a_pod_that_waits_says_for_what() {
         let answer =
             judge(&target(Kind::Pod, "web-0"), Goal::Succeeded, None, &[pod("web-0", "Pending", false)]).unwrap();
-        assert_eq!(answer, Answer { reached: false, state: "pod web-0 is Pending".into() });
+        assert_eq!(answer, Answer { reached: false, over: false, state: "pod web-0 is Pending".into() });
     }
 }

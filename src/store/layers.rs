@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +129,11 @@ impl Store {
         let index = self.index();
         let damaged = index.layers.iter().filter_map(|(key, entry)| Some((key.clone(), entry.damage.clone()?)));
         damaged.collect()
+    }
+
+    /// How many damaged layers were exchanged for sound ones since the store was opened.
+    pub fn repairs(&self) -> u64 {
+        self.0.repairs.load(Ordering::Relaxed)
     }
 
     /// Takes the cheap look that must precede every mount of a layer: is it there, whole in length, and its metadata

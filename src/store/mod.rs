@@ -109,6 +109,8 @@ struct Inner {
     opening: String,
     /// Names things within this opening apart.
     next: AtomicU64,
+    /// Damaged layers that a sound one took the place of, since the store was opened.
+    repairs: AtomicU64,
     changes: Mutex<()>,
     writers: [Mutex<()>; WRITERS],
     index: Mutex<Index>,
@@ -156,6 +158,7 @@ impl Store {
             limits,
             opening: layout::random_name(),
             next: AtomicU64::new(0),
+            repairs: AtomicU64::new(0),
             changes: Mutex::new(()),
             writers: std::array::from_fn(|_| Mutex::new(())),
             index,

@@ -153,7 +153,8 @@ fn a_hundred_kills_under_load_converge_each_time() {
                     None => node.gone(name),
                 }
             }
-            node.ok(&["check", "--full"]);
+            // A pull that is under way has its ref before its image: sound once it is through.
+            wait("the store is sound", || (node.lamina(&["check", "--full"]).status == 0).then_some(()));
             let mut in_use: Vec<&String> = wanted.iter().map(|(_, image)| image).chain([&images[0]]).collect();
             in_use.sort();
             in_use.dedup();

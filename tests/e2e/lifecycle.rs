@@ -44,9 +44,9 @@ fn logs_are_kept_in_cri_format_and_read_back() {
         ),
     );
     node.until("job", "succeeded", |p| p["status"]["phase"] == "Succeeded");
-    assert_eq!(node.ok(&["logs", "job"]).replace("err\n", ""), "out\nno-newline");
+    assert_eq!(node.ok(&["logs", "job"]).replace("err\n", ""), "out\nno-newline\n");
     assert!(node.ok(&["logs", "job", "--timestamps"]).contains('T'));
-    assert_eq!(node.ok(&["logs", "job", "--tail", "1"]), "no-newline");
+    assert_eq!(node.ok(&["logs", "job", "--tail", "1"]), "no-newline\n");
     let uid = node.pod("job").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
     let raw = std::fs::read_to_string(node.path(&format!("log/default_job_{uid}/app/0.log"))).unwrap();
     assert!(raw.lines().any(|l| l.ends_with(" stdout F out")), "{raw}");
@@ -58,9 +58,11 @@ fn logs_are_kept_in_cri_format_and_read_back() {
 fn exit_codes_and_reasons_are_reported() {
     let node = Node::start();
     let (_, image) = node.busybox();
-    for (name, command, code, phase) in
-        [("good", "exit 0", 0, "Succeeded"), ("bad", "exit 3", 3, "Failed"), ("killed", "kill -9 $$$$", 137, "Failed")]
-    {
+    for (name, command, code, phase) in [
+        ("good", "exit 0", 0, "Succeeded"),
+        ("bad", "exit 3", 3, "Failed"),
+        ("killed", "kill -9 $$$$' ; exit $? #", 137, "Failed"),
+    ] {
         node.manifest(
             &format!("{name}.yaml"),
             &format!(
@@ -289,8 +291,10 @@ fn a_one_off_pod_gives_its_output_and_status_and_leaves_nothing() {
     assert!(out.status.success());
     assert_eq!(node.lamina(&["run", "--rm", &image, "--", "no-such-program"]).status, 127);
     assert_eq!(node.lamina(&["run", "--rm", &image, "--", "/etc/passwd"]).status, 126);
-    let pods = node.json(&["get", "pods", "-A"]);
-    assert!(pods["items"].as_array().unwrap().is_empty(), "{pods}");
+    wait("the one-off pods are gone", || {
+        let pods = node.json(&["get", "pods", "-A"]);
+        pods["items"].as_array().unwrap().is_empty().then_some(())
+    });
     node.finish();
 }
 

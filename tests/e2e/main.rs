@@ -3,7 +3,6 @@
 //! Every test ends with `Node::finish`, which checks that nothing is left over.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by panicking")]
-#![expect(clippy::missing_panics_doc, reason = "helpers of tests panic by design")]
 
 #[path = "../support/mod.rs"]
 mod support;

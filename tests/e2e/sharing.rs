@@ -2,6 +2,7 @@
 
 use crate::support::image::{Config, Layer};
 use crate::support::node::Node;
+use crate::support::registry::Registry;
 use crate::support::wait;
 
 fn pod(name: &str, image: &str) -> String {
@@ -117,7 +118,9 @@ fn a_pin_holds_an_image_that_no_pod_uses() {
 #[test]
 fn check_is_clean_and_finds_a_flipped_bit_and_repair_fetches_anew() {
     let node = Node::start();
-    let (_, image) = node.busybox();
+    let registry = Registry::start();
+    let (layout, _) = node.busybox();
+    let image = registry.push(layout.dir(), "busybox", "busybox:1");
     node.ok(&["pull", &image]);
     node.ok(&["check", "--full"]);
     let key = node.layers().pop().unwrap();

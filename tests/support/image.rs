@@ -197,5 +197,9 @@ impl Layout {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, b| {
+        write!(text, "{b:02x}").unwrap();
+        text
+    })
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, ValueEnum};
 
 use crate::cli::Cli;
+use crate::commands::explain;
 use crate::output;
 
 /// Prints a table.
@@ -18,6 +19,10 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Which {
+    /// What each field of a manifest does
+    Fields,
+    /// The agent's own metrics
+    Metrics,
     /// The agent's settings
     Settings,
     /// The verbs
@@ -26,6 +31,8 @@ enum Which {
 
 pub(crate) fn run(a: &Arguments) -> anyhow::Result<ExitCode> {
     let text = match a.table {
+        Which::Fields => explain::summary(),
+        Which::Metrics => metrics()?,
         Which::Settings => settings(),
         Which::Verbs => verbs(),
     };
@@ -56,6 +63,17 @@ fn settings() -> String {
         let _ = writeln!(text, "| `--{long}{value}` | `{}` | {default} | {help} |", variable.display());
     }
     text
+}
+
+/// The families that no other program has.
+fn metrics() -> anyhow::Result<String> {
+    let mut text = String::from("| name | type | labels | |\n|---|---|---|---|\n");
+    for family in lamina::server::catalogue()?.iter().filter(|family| family.name.starts_with("lamina_")) {
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, labels) = (&family.name, family.kind.as_str(), labels.join(", "));
+        let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {} |", family.help);
+    }
+    Ok(text)
 }
 
 fn verbs() -> String {

@@ -1,10 +1,11 @@
 //! `lamina explain`: what a field of a manifest does here, or the whole table of them. Needs no agent.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
 use lamina::api::Kind;
-use lamina::api::fields::{self, Row};
+use lamina::api::fields::{self, Answer, Row};
 
 use crate::failure::{Failure, Status};
 use crate::output;
@@ -42,6 +43,30 @@ pub(crate) fn run(a: &Arguments) -> anyhow::Result<ExitCode> {
     output::raw(table.take().as_bytes())?;
     output::flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The table for people who read it whole: fields of one kind with one answer for one reason together.
+pub(super) fn summary() -> String {
+    let mut text = String::new();
+    for kind in [Kind::Pod, Kind::Deployment, Kind::DaemonSet, Kind::Job] {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "**{kind}**\n\n| answer | fields | |\n|---|---|---|");
+        let rows = fields::rows(kind);
+        for answer in [Answer::Honoured, Answer::Ignored, Answer::Later, Answer::Rejected] {
+            let mut notes: Vec<&str> = rows.iter().filter(|row| row.answer == answer).map(|row| row.note).collect();
+            notes.sort_unstable();
+            notes.dedup();
+            for note in notes {
+                let same = rows.iter().filter(|row| row.answer == answer && row.note == note);
+                let names: Vec<String> = same.map(|row| format!("`{}`", row.path)).collect();
+                let _ = writeln!(text, "| {} | {} | {note} |", answer.as_str(), names.join(", "));
+            }
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
 }
 
 /// Path, answer, note.

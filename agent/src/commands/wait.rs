@@ -57,6 +57,9 @@ const WHOLE: Duration = Duration::from_secs(1);
 #[derive(Debug, Deserialize)]
 struct Answer {
     reached: bool,
+    /// It never will be.
+    #[serde(default)]
+    over: bool,
     /// How it is, when the wait ended otherwise.
     #[serde(default)]
     state: String,
@@ -92,11 +95,18 @@ pub(crate) async fn until(
     if answer.reached {
         return Ok(());
     }
+    let hint = format!("lamina describe {kind}/{name} -n {namespace}");
+    if answer.over {
+        let goal = if goal == Goal::Ready { "be ready" } else { "succeed" };
+        return Err(Failure::new(Status::Failed, format!("{kind}/{name} will not {goal}: {}", answer.state))
+            .hint(hint)
+            .into());
+    }
     let waited = if timeout < WHOLE { format!("{}ms", timeout.as_millis()) } else { duration::short(timeout) };
     Err(Failure::new(
         Status::TimedOut,
         format!("{kind}/{name} is not {} after {waited}: {}", goal.name(), answer.state),
     )
-    .hint(format!("lamina describe {kind}/{name} -n {namespace}"))
+    .hint(hint)
     .into())
 }

@@ -214,7 +214,7 @@ const MANIFESTS: &[Column] = &[
     column("SOURCE", |o, _| text(o, "/spec/source")),
     column("FILE", |o, _| text(o, "/spec/file")),
     column("STATUS", |o, _| text(o, "/status/phase")),
-    wide("MESSAGE", |o, _| text(o, "/status/message")),
+    column("MESSAGE", |o, _| text(o, "/status/message")),
 ];
 
 /// The word that says how a pod is, as kubectl chooses it.

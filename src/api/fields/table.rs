@@ -7,6 +7,11 @@ const fn yes(path: &'static str) -> Field {
     Field { path, answer: Answer::Honoured, note: "", unless: &[] }
 }
 
+/// Honoured, within limits that validation keeps.
+const fn partly(path: &'static str, note: &'static str) -> Field {
+    Field { path, answer: Answer::Honoured, note, unless: &[] }
+}
+
 /// Not there yet.
 const fn later(path: &'static str, note: &'static str) -> Field {
     Field { path, answer: Answer::Later, note, unless: &[] }
@@ -197,9 +202,21 @@ pub(super) const POD: &[Field] = &[
     no("volumes.cephfs", CLOUD),
     no("volumes.cinder", CLOUD),
     yes("volumes.configMap"),
+    yes("volumes.configMap.defaultMode"),
+    later("volumes.configMap.defaultUser", ""),
+    yes("volumes.configMap.items"),
+    yes("volumes.configMap.items.key"),
+    yes("volumes.configMap.items.mode"),
+    yes("volumes.configMap.items.path"),
+    later("volumes.configMap.items.user", ""),
+    yes("volumes.configMap.name"),
+    yes("volumes.configMap.optional"),
     no("volumes.csi", "CSI drivers are not supported"),
     later("volumes.downwardAPI", VOLUME),
     yes("volumes.emptyDir"),
+    partly("volumes.emptyDir.medium", "on disk, or Memory"),
+    later("volumes.emptyDir.mode", ""),
+    partly("volumes.emptyDir.sizeLimit", "with medium Memory only; refused on disk, where it is not enforced yet"),
     no("volumes.ephemeral", CLOUD),
     no("volumes.fc", CLOUD),
     no("volumes.flexVolume", CLOUD),
@@ -208,6 +225,8 @@ pub(super) const POD: &[Field] = &[
     no("volumes.gitRepo", CLOUD),
     no("volumes.glusterfs", CLOUD),
     yes("volumes.hostPath"),
+    yes("volumes.hostPath.path"),
+    yes("volumes.hostPath.type"),
     later("volumes.image", VOLUME),
     no("volumes.iscsi", CLOUD),
     yes("volumes.name"),
@@ -220,6 +239,15 @@ pub(super) const POD: &[Field] = &[
     no("volumes.rbd", CLOUD),
     no("volumes.scaleIO", CLOUD),
     yes("volumes.secret"),
+    yes("volumes.secret.defaultMode"),
+    later("volumes.secret.defaultUser", ""),
+    yes("volumes.secret.items"),
+    yes("volumes.secret.items.key"),
+    yes("volumes.secret.items.mode"),
+    yes("volumes.secret.items.path"),
+    later("volumes.secret.items.user", ""),
+    yes("volumes.secret.optional"),
+    yes("volumes.secret.secretName"),
     no("volumes.storageos", CLOUD),
     no("volumes.vsphereVolume", CLOUD),
 ];
@@ -246,7 +274,7 @@ pub(super) const DAEMON_SET: &[Field] = &[
     yes("template"),
     yes("updateStrategy"),
     ignored("updateStrategy.rollingUpdate", "there is one pod"),
-    later_unless("updateStrategy.type", &["\"RollingUpdate\""], ""),
+    later_unless("updateStrategy.type", &["\"RollingUpdate\""], "only RollingUpdate is"),
 ];
 
 /// A Job's spec.

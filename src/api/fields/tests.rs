@@ -151,6 +151,12 @@ const OPEN: &[&str] = &[
     "containers.volumeMounts",
     "securityContext",
     "volumes",
+    "volumes.configMap",
+    "volumes.configMap.items",
+    "volumes.emptyDir",
+    "volumes.hostPath",
+    "volumes.secret",
+    "volumes.secret.items",
 ];
 
 fn check<T: for<'de> Deserialize<'de>>(table: &'static [Field]) {

@@ -179,7 +179,12 @@ fn a_rule_that_is_broken_is_named_by_path() {
         ),
         (
             "/spec/volumes/1",
-            json!({"name": "e", "emptyDir": {"sizeLimit": "-1"}}),
+            json!({"name": "e", "emptyDir": {"sizeLimit": "1Gi"}}),
+            "spec.volumes[1].emptyDir.sizeLimit: not supported yet on disk",
+        ),
+        (
+            "/spec/volumes/1",
+            json!({"name": "e", "emptyDir": {"medium": "Memory", "sizeLimit": "-1"}}),
             "spec.volumes[1].emptyDir.sizeLimit: must not be negative",
         ),
         (

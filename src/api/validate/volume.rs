@@ -34,6 +34,10 @@ fn one(volume: &Volume, at: &str, found: &mut Findings) {
             found.add(format_args!("{at}.medium"), "must be empty or Memory; hugepages are not supported yet");
         }
         if let Some(limit) = &dir.size_limit {
+            if dir.medium.as_deref() != Some("Memory") {
+                let on_disk = "not supported yet on disk: only medium Memory keeps it";
+                found.add(format_args!("{at}.sizeLimit"), on_disk);
+            }
             match Quantity::of(limit) {
                 Ok(limit) if limit.milli() < 0 => found.add(format_args!("{at}.sizeLimit"), "must not be negative"),
                 result => found.check(format_args!("{at}.sizeLimit"), result.map(|_| ())),

@@ -110,9 +110,6 @@ impl Real {
                 self.known.insert((name.to_owned(), number));
                 c.attempt = Some(attempt);
                 self.machine.metrics.phase(Phase::Create, begin.elapsed());
-                if number > 0 {
-                    self.machine.metrics.restarted(&self.key.namespace, &self.key.name, name);
-                }
                 Ok(())
             }
             Err(client::Error::Refused(failure)) => {

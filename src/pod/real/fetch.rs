@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::look::KEPT_LAYER;
 use super::record::blocking;
-use super::{Real, disk, look};
+use super::{Machine, Real, disk, look};
 use crate::api::PodUid;
 use crate::image::{self, DockerConfigSecret, ImageName, PullPolicy, PullRequest};
 use crate::pod::desired::Desired;
@@ -21,13 +21,26 @@ fn owner(uid: &PodUid, container: &str, generation: u32) -> String {
 
 /// The containers and generations for which a pod holds images.
 pub(super) fn held(store: &Store, uid: &PodUid) -> Vec<(String, u32)> {
-    let prefix = format!("{uid}.");
     let ours = store.refs().into_iter().filter(|r| r.kind == RefKind::Pod);
-    ours.filter_map(|r| {
-        let (container, generation) = r.owner.strip_prefix(&prefix)?.rsplit_once('.')?;
-        Some((container.to_owned(), generation.parse().ok()?))
-    })
-    .collect()
+    ours.filter_map(|r| part_of(&r.owner, uid)).collect()
+}
+
+/// The container and the generation in a ref's owner, if it is this pod's.
+fn part_of(owner: &str, uid: &PodUid) -> Option<(String, u32)> {
+    let (container, generation) = owner.strip_prefix(uid.as_str())?.strip_prefix('.')?.rsplit_once('.')?;
+    Some((container.to_owned(), generation.parse().ok()?))
+}
+
+/// Containers for which a pull was begun that nobody will finish: of an older generation, or of one whose image is
+/// here. An agent that died in the middle leaves such.
+pub(super) fn forsaken(machine: &Machine, record: &Record) -> Vec<String> {
+    let held = held(&machine.store, &record.uid);
+    let parts = machine.images.unfinished().into_iter().filter_map(|owner| part_of(&owner, &record.uid));
+    parts.filter(|part| is_forsaken(part, record, &held)).map(|(container, _)| container).collect()
+}
+
+fn is_forsaken(part: &(String, u32), record: &Record, held: &[(String, u32)]) -> bool {
+    record.containers.get(&part.0).is_none_or(|g| g.spec != part.1) || held.contains(part)
 }
 
 /// The pod's uid in a ref's owner, for those who explain refs.
@@ -95,20 +108,22 @@ impl Real {
         let dir = self.dir(&record.uid);
         let (store, uid, name) = (self.machine.store.clone(), record.uid.clone(), container.to_owned());
         let keep = attempt.as_ref().map_or(0, |a| a.number.saturating_sub(KEPT_ATTEMPTS));
-        let released = blocking(move || {
+        let (images, whole) = (self.machine.images.clone(), record.clone());
+        blocking(move || {
             for (_, numbers) in disk::attempts(&dir)?.into_iter().filter(|(n, _)| *n == name) {
                 for number in numbers.into_iter().filter(|n| *n < keep) {
                     disk::remove_tree(&disk::attempt_dir(&dir, &name, number))?;
                 }
             }
-            let mut released = false;
             for (_, generation) in held(&store, &uid).into_iter().filter(|(c, _)| *c == name) {
                 if generation != current || gone {
                     store.release(RefKind::Pod, &owner(&uid, &name, generation)).map_err(StoreError)?;
-                    released = true;
                 }
             }
-            Ok::<_, StepError>(released)
+            let kept = held(&store, &uid);
+            let goes_on = |owner: &str| part_of(owner, &uid).is_none_or(|part| !is_forsaken(&part, &whole, &kept));
+            images.release_stale(goes_on).map_err(|error| StepError::backoff("Failed", &error))?;
+            Ok::<_, StepError>(())
         })
         .await?;
         if let Some(c) = seen.containers.get_mut(container) {
@@ -116,9 +131,7 @@ impl Real {
             c.stale_refs = false;
         }
         self.drop_unused_layers(seen).await;
-        if released {
-            self.machine.released.notify_one();
-        }
+        self.machine.released.notify_one();
         Ok(())
     }
 

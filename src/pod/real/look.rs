@@ -66,6 +66,9 @@ impl Real {
                 seen.containers.entry(container).or_default().stale_refs = true;
             }
         }
+        for container in fetch::forsaken(&self.machine, &record) {
+            seen.containers.entry(container).or_default().stale_refs = true;
+        }
         Ok(seen)
     }
 

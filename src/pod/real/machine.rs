@@ -49,6 +49,8 @@ pub struct Machine {
     pub capacity: (u64, u64),
     /// Metrics of pods.
     pub metrics: Metrics,
+    /// How many tasks a pod may have.
+    pub pod_pids_limit: u32,
     /// Woken when a ref was released: there may be something to collect.
     pub released: Notify,
     /// Who hears of events.
@@ -83,6 +85,8 @@ pub struct Parts {
     /// See [`Machine`].
     pub metrics: Metrics,
     /// See [`Machine`].
+    pub pod_pids_limit: u32,
+    /// See [`Machine`].
     pub events: tokio::sync::mpsc::UnboundedSender<Event>,
 }
 
@@ -109,8 +113,21 @@ pub struct PendingAttach {
 impl Machine {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { pods, live, log_dir, node, boot, hierarchies, shim, store, images, layers, metrics, events } =
-            parts;
+        let Parts {
+            pods,
+            live,
+            log_dir,
+            node,
+            boot,
+            hierarchies,
+            shim,
+            store,
+            images,
+            layers,
+            metrics,
+            pod_pids_limit,
+            events,
+        } = parts;
         let cgroup = format!("/lamina-{}", store.instance());
         Arc::new(Self {
             pods,
@@ -127,6 +144,7 @@ impl Machine {
             host: HostFiles::read(),
             capacity: capacity(),
             metrics,
+            pod_pids_limit,
             released: Notify::new(),
             events,
             sandboxes: Mutex::default(),

@@ -99,7 +99,14 @@ impl Real {
             disk::remove_tree(&dir)
         })
         .await?;
-        machine.metrics.forget(&self.key.namespace, &self.key.name, record.containers.keys().map(String::as_str));
+        // What its failed pulls have fetched was kept for the next try, which will not come.
+        let (images, uid) = (machine.images.clone(), record.uid.clone());
+        let others = move |owner: &str| super::uid_of_owner(owner).is_some_and(|other| other != uid);
+        let stale = tokio::task::spawn_blocking(move || images.release_stale(others)).await;
+        if let Ok(Err(error)) = stale {
+            tracing::warn!(pod = %self.key, error = &error as &dyn std::error::Error, "cannot let go of what pulls held");
+        }
+        machine.released.notify_one();
         self.uid = None;
         super::locked(&self.digests).clear();
         *seen = Observed::default();

@@ -70,7 +70,7 @@ impl Real {
             hostname,
             host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or_default(),
             // A quantity that cannot be read fails the pod's containers, with its name; not its sandbox.
-            limits: runtime::spec::pod_limits(&record.pod).unwrap_or_default(),
+            limits: runtime::spec::pod_limits(&record.pod, machine.pod_pids_limit).unwrap_or_default(),
         }
     }
 

@@ -1,3 +1,5 @@
+//! The wire form of requests and pushes.
+
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -15,10 +15,6 @@ const PERIOD: u64 = 100_000;
 /// The smallest quota that the kernel takes, in µs.
 const LEAST_QUOTA: u64 = 1000;
 
-/// How many tasks a pod may have: enough for a large server, and no fork bomb takes the node with it. A kubelet's
-/// default is no limit.
-const POD_TASKS: i64 = 8192;
-
 /// The least weight, of a container that asks for no CPU.
 const LEAST_SHARES: u64 = 2;
 
@@ -119,7 +115,7 @@ pub fn container_limits(pod: &Pod, container: &Container) -> Result<Limits, Erro
 ///
 /// # Errors
 /// If a quantity cannot be read.
-pub fn pod_limits(pod: &Pod) -> Result<Limits, Error> {
+pub fn pod_limits(pod: &Pod, tasks: u32) -> Result<Limits, Error> {
     let all = all(pod)?;
     let sum = |of: fn(&Resources) -> Option<u64>| {
         all.iter().filter_map(of).fold(None, |sum: Option<u64>, n| Some(sum.unwrap_or(0).saturating_add(n)))
@@ -129,7 +125,7 @@ pub fn pod_limits(pod: &Pod) -> Result<Limits, Error> {
         memory_request: sum(|r| r.memory_request),
         ..Resources::default()
     };
-    Ok(Limits { pids_max: Some(POD_TASKS), ..total.limits(qos(pod)?) })
+    Ok(Limits { pids_max: Some(tasks.into()), ..total.limits(qos(pod)?) })
 }
 
 /// How likely the kernel kills a container when memory runs out: -997 (last) to 1000 (first).

@@ -138,7 +138,7 @@ fn resources_become_cgroup_values_as_kubernetes_computes_them() {
     let limits = |resources: &str| {
         let pod = pod(&format!(r#""resources":{resources}"#), "{}");
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
-        (qos(&pod).unwrap(), container_limits(&pod, &container).unwrap(), pod_limits(&pod).unwrap())
+        (qos(&pod).unwrap(), container_limits(&pod, &container).unwrap(), pod_limits(&pod, 8192).unwrap())
     };
     let (class, own, whole) = limits("{}");
     assert_eq!((class, own.cpu_shares, own.memory_max, own.cpu_quota), (Qos::BestEffort, Some(2), None, None));

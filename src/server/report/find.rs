@@ -1,6 +1,7 @@
 //! From what a person types to a layer or an image: a name, a digest, or the first digits of one.
 
-use crate::oci::{Digest, Reference};
+use crate::image::ImageName;
+use crate::oci::Digest;
 use crate::server::problem::{Problem, Reason};
 use crate::store::{ImageId, LayerKey, Store};
 
@@ -34,7 +35,8 @@ fn ambiguous(text: &str, found: impl Iterator<Item = String>) -> Problem {
 /// If there is none, or more than one.
 pub fn find_image(store: &Store, text: &str) -> Result<ImageId, Problem> {
     let missing = || Problem::not_found("image", text).hint("lamina get images");
-    if let Ok(reference) = text.parse::<Reference>() {
+    // A layout's image is tagged under a name of its own, and can be asked for as it was pulled.
+    if let Some(reference) = text.parse::<ImageName>().ok().and_then(|name| name.reference()) {
         if let Some(tag) = store.tag(&reference) {
             return Ok(tag.image);
         }

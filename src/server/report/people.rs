@@ -56,7 +56,10 @@ impl People {
     }
 
     /// `default/web`, or the uid itself.
-    pub fn name<'a>(&'a self, uid: &'a str) -> &'a str {
-        self.0.get(uid).map_or(uid, String::as_str)
+    ///
+    /// A ref's owner has the container and its generation behind the uid; a person asks for the pod.
+    pub fn name<'a>(&'a self, owner: &'a str) -> &'a str {
+        let uid = owner.split('.').next().unwrap_or(owner);
+        self.0.get(uid).map_or(owner, String::as_str)
     }
 }

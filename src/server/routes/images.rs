@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::invalid;
+use crate::image::ImageName;
 use crate::node::GcRequest;
 use crate::oci::Reference;
 use crate::server::problem::{Problem, Reason};
@@ -168,7 +169,7 @@ pub(super) async fn remove(Shared(state): Shared<Arc<State>>, body: Body) -> Res
 fn untag(state: &State, image: &str) -> Result<(crate::store::ImageId, Vec<String>), Problem> {
     let store = state.store();
     let id = find_image(store, image)?;
-    let named = image.parse::<Reference>().ok().filter(|r| store.tag(r).is_some());
+    let named = image.parse::<ImageName>().ok().and_then(|n| n.reference()).filter(|r| store.tag(r).is_some());
     let tags = store.tags().into_iter().filter(|tag| match &named {
         Some(reference) => tag.reference == *reference,
         None => tag.image == id,

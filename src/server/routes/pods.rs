@@ -143,7 +143,7 @@ pub(super) async fn wait(
     let kind = kind.parse().map_err(|e| invalid(&e))?;
     let target = Target { kind, namespace, name };
     let answer = wait::until(&state, &target, until.goal, Duration::from_millis(until.timeout_millis)).await?;
-    Ok(Json(json!({"reached": answer.reached, "state": answer.state})))
+    Ok(Json(json!({"reached": answer.reached, "over": answer.over, "state": answer.state})))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -34,6 +34,17 @@ const FROM_STATS: &[FromStats] = &[
     (counter("container_cpu_cfs_throttled_seconds_total", "Seconds that the cpu limit took away."), |s| {
         s.cpu_throttled_usec.map(seconds)
     }),
+    (
+        gauge("container_spec_cpu_quota", "Microseconds of cpu time allowed in each period; none without a limit."),
+        |s| s.cpu_quota_usec.map(real),
+    ),
+    (gauge("container_spec_cpu_period", "Microseconds of each period of the cpu limit."), |s| {
+        s.cpu_period_usec.map(real)
+    }),
+    (gauge("container_spec_cpu_shares", "Its share of cpu time against other containers, 1024 for one core."), |s| {
+        s.cpu_shares.map(real)
+    }),
+    (counter("container_memory_failcnt", "How often the memory limit was reached."), |s| s.memory_failures.map(real)),
     (gauge("container_memory_working_set_bytes", "Bytes in use without what the kernel can drop at once."), |s| {
         s.memory_working_set.map(real)
     }),
@@ -62,14 +73,32 @@ const FS_USAGE: Family = gauge("container_fs_usage_bytes", "Bytes of the contain
 const WRITABLE: Family = gauge(
     "lamina_writable_layer_bytes",
     "Bytes of a container's writable layer on disk. Moves up to a minute after what is written.",
-);
-const RESTARTS: Family = counter("lamina_container_restarts_total", "How often a container was started again.");
+)
+.by(POD_CONTAINER);
+const RESTARTS: Family = counter(
+    "lamina_container_restarts_total",
+    "How often a container was started again within its pod. Moves with each restart.",
+)
+.by(POD_CONTAINER);
 const TERMINATED: Family = gauge(
     "lamina_container_last_terminated",
     "1 for the reason for which a container ended last. Moves when it ends again.",
-);
+)
+.by(&["namespace", "pod", "container", "reason"]);
 const POD_CPU: Family = counter("pod_cpu_usage_seconds_total", "Seconds of cpu time used by a pod's containers.");
 const POD_MEMORY: Family = gauge("pod_memory_working_set_bytes", "Bytes in use by a pod's containers.");
+
+const POD_CONTAINER: &[&str] = &["namespace", "pod", "container"];
+
+/// The families of this module.
+pub(super) fn families() -> Vec<Family> {
+    let standard = FROM_STATS.iter().map(|(family, _)| *family).chain([START, SEEN, PROCESSES, DESCRIPTORS, FS_USAGE]);
+    let pressure = PRESSURE.iter().flat_map(|(_, waiting, stalled)| [*waiting, *stalled]);
+    let labelled = |family: Family| family.by(&["container", "pod", "namespace", "image"]);
+    let pod = [POD_CPU, POD_MEMORY].map(|family| family.by(&["pod", "namespace"]));
+    let standard = standard.chain(pressure).chain([FAILURES]).map(labelled);
+    standard.chain([WRITABLE, RESTARTS, TERMINATED]).chain(pod).collect()
+}
 
 /// Of how many processes of one container the descriptors are counted: a fork bomb must not make a scrape slow.
 const MAX_PROCESSES: usize = 256;

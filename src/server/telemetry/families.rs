@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-/// The help of the one family that the collector describes beforehand.
-pub(super) const BUILD_INFO_HELP: &str = "Always 1; the labels say which build this is. Moves with an upgrade.";
+use crate::metrics::{Described, Kind};
+
+/// The one family that the collector describes beforehand.
+pub(super) const BUILD_INFO: Family =
+    gauge("lamina_build_info", "Always 1; the labels say which build this is. Moves with an upgrade.")
+        .by(&["version", "revision"]);
 
 /// A family's name, help and type.
 #[derive(Debug, Clone, Copy)]
@@ -13,16 +17,34 @@ pub(super) struct Family {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: MetricType,
+    pub(super) labels: &'static [&'static str],
+}
+
+impl Family {
+    /// The family with the labels that its series have.
+    pub(super) const fn by(self, labels: &'static [&'static str]) -> Self {
+        Self { labels, ..self }
+    }
+
+    /// For documentation.
+    pub(super) fn described(&self) -> Described {
+        Described {
+            name: self.name.to_owned(),
+            kind: if self.kind == MetricType::COUNTER { Kind::Counter } else { Kind::Gauge },
+            labels: self.labels.iter().map(|label| (*label).to_owned()).collect(),
+            help: self.help.to_owned(),
+        }
+    }
 }
 
 /// A counter's description.
 pub(super) const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { name, help, kind: MetricType::COUNTER }
+    Family { name, help, kind: MetricType::COUNTER, labels: &[] }
 }
 
 /// A gauge's description.
 pub(super) const fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family { name, help, kind: MetricType::GAUGE }
+    Family { name, help, kind: MetricType::GAUGE, labels: &[] }
 }
 
 /// The families of one scrape.
@@ -81,7 +103,7 @@ impl Families {
     pub(super) fn build_info(&mut self) {
         let labels =
             [("version", env!("CARGO_PKG_VERSION")), ("revision", option_env!("LAMINA_REVISION").unwrap_or("unknown"))];
-        self.add(&gauge("lamina_build_info", BUILD_INFO_HELP), &labels, Some(1.0));
+        self.add(&BUILD_INFO, &labels, Some(1.0));
     }
 
     /// All of them, by name.

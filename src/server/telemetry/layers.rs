@@ -1,21 +1,32 @@
 //! `lamina_layer*` and `lamina_store_*`: what the store holds, from its index; and the disk it lies on.
 
-use super::families::{Families, Family, count, gauge, real};
+use super::families::{Families, Family, count, counter, gauge, real};
 use crate::store::{LayerUsage, Store};
 
-const LAYERS: Family = gauge("lamina_layers", "Layers in the store, by whether something needs them.");
-const BYTES: Family = gauge("lamina_layer_bytes", "Bytes of the layers in the store, by whether something needs them.");
-const REFERENCES: Family = gauge("lamina_layer_references", "How many pods, tags, pins and pulls need a layer.");
-const SIZE: Family = gauge("lamina_layer_size_bytes", "Bytes of a layer on disk.");
+const LAYERS: Family = gauge("lamina_layers", "Layers in the store, by whether something needs them.").by(&["state"]);
+const BYTES: Family =
+    gauge("lamina_layer_bytes", "Bytes of the layers in the store, by whether something needs them.").by(&["state"]);
+const REFERENCES: Family =
+    gauge("lamina_layer_references", "How many pods, tags, pins and pulls need a layer.").by(&["layer"]);
+const SIZE: Family = gauge("lamina_layer_size_bytes", "Bytes of a layer on disk.").by(&["layer"]);
 const SAVED: Family = gauge(
     "lamina_layer_shared_bytes_saved",
     "Bytes that sharing saves: each image's layers by themselves, less what is on disk. Moves with images.",
 );
 const STORE: Family = gauge("lamina_store_bytes", "Bytes of all layers on disk.");
 const CAPACITY: Family = gauge("lamina_store_capacity_bytes", "Bytes of the file system that the store is on.");
-const AVAILABLE: Family = gauge("lamina_store_available_bytes", "Bytes of that file system that are free for use.");
-const INODES: Family = gauge("lamina_store_inodes_free", "Free inodes of that file system.");
+const AVAILABLE: Family =
+    gauge("lamina_store_available_bytes", "Bytes free for use on the file system that the store is on.");
+const INODES: Family = gauge("lamina_store_inodes_free", "Free inodes of the file system that the store is on.");
 const DAMAGED: Family = gauge("lamina_store_damaged_layers", "Layers that are known to be damaged.");
+const REPAIRS: Family = counter(
+    "lamina_store_repairs_total",
+    "Damaged layers that a sound one took the place of. Moves when one was fetched again.",
+);
+
+/// The families of this module.
+pub(super) const FAMILIES: [Family; 11] =
+    [LAYERS, BYTES, REFERENCES, SIZE, SAVED, STORE, CAPACITY, AVAILABLE, INODES, DAMAGED, REPAIRS];
 
 /// Whether something needs a layer.
 pub(crate) fn state(layer: &LayerUsage) -> &'static str {
@@ -48,6 +59,7 @@ pub(super) fn collect(out: &mut Families, store: &Store, series: usize) {
     out.add(&SAVED, &[], Some(real(usage.saved)));
     out.add(&STORE, &[], Some(real(usage.total)));
     out.add(&DAMAGED, &[], Some(count(usage.layers.iter().filter(|layer| layer.damaged).count())));
+    out.add(&REPAIRS, &[], Some(real(store.repairs())));
     if let Ok(disk) = rustix::fs::statvfs(store.root()) {
         out.add(&CAPACITY, &[], Some(real(disk.f_blocks.saturating_mul(disk.f_frsize))));
         out.add(&AVAILABLE, &[], Some(real(disk.f_bavail.saturating_mul(disk.f_frsize))));

@@ -23,6 +23,7 @@ use prometheus::proto::MetricFamily;
 use tokio::sync::watch;
 
 use crate::api::PodView;
+use crate::metrics::{self, Described, Registry};
 use crate::store::Store;
 use crate::sys::cgroup::Hierarchies;
 
@@ -61,11 +62,15 @@ impl Telemetry {
                 None
             }
         };
-        let labels = vec!["version".to_owned(), "revision".to_owned()];
-        let help = families::BUILD_INFO_HELP.to_owned();
-        let desc = Desc::new("lamina_build_info".into(), help, labels, std::collections::HashMap::new())?;
+        let Described { name, help, labels, .. } = families::BUILD_INFO.described();
+        let desc = Desc::new(name, help, labels, std::collections::HashMap::new())?;
         let writable = Writable::default();
         Ok(Self(Arc::new(Inner { pods, store, hierarchies, writable, layer_series, started: Instant::now(), desc })))
+    }
+
+    /// Adds this to a registry.
+    pub(super) fn register(&self, registry: &Registry) -> Result<(), metrics::Error> {
+        registry.collector(Box::new(self.clone()), described())
     }
 
     /// The pods as they are published now.
@@ -83,6 +88,32 @@ impl Telemetry {
         self.0.writable.refresh(&self.pods());
         usage::Sample { seconds: self.0.started.elapsed().as_secs_f64(), ..sample }
     }
+}
+
+/// Every family that a scrape may have.
+fn described() -> Vec<Described> {
+    let all = [
+        container::families(),
+        network::families(),
+        layers::FAMILIES.to_vec(),
+        node::FAMILIES.to_vec(),
+        process::FAMILIES.to_vec(),
+        vec![families::BUILD_INFO],
+    ];
+    all.iter().flatten().map(families::Family::described).collect()
+}
+
+/// Every family of the agent by name, for documentation; nothing moves them.
+///
+/// # Errors
+/// If two have one name.
+pub fn catalogue() -> Result<Vec<Described>, metrics::Error> {
+    let registry = Registry::default();
+    crate::node::describe(&registry)?;
+    let mut all = registry.described();
+    all.extend(described());
+    all.sort();
+    Ok(all)
 }
 
 impl Collector for Telemetry {

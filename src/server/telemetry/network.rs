@@ -27,6 +27,11 @@ const TRANSMIT: [Family; 4] = [
     counter("container_network_transmit_packets_dropped_total", "Packets that were dropped before they were sent."),
 ];
 
+/// The families of this module.
+pub(super) fn families() -> Vec<Family> {
+    RECEIVE.into_iter().chain(TRANSMIT).map(|family| family.by(&["pod", "namespace", "interface"])).collect()
+}
+
 /// A process in a pod's own network namespace; a pod on the host's network has no counters of its own.
 pub(super) fn pid_of(pod: &PodView) -> Option<u32> {
     let host = pod.pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);

@@ -6,6 +6,9 @@ const CPU: Family =
     counter("node_cpu_usage_seconds_total", "Seconds of cpu time used on the node, all cores together.");
 const MEMORY: Family = gauge("node_memory_working_set_bytes", "Bytes in use on the node without what can be dropped.");
 
+/// The families of this module.
+pub(super) const FAMILIES: [Family; 2] = [CPU, MEMORY];
+
 /// The node's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Counters {

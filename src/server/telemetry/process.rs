@@ -10,6 +10,9 @@ const MAX: Family = gauge("process_max_fds", "File descriptors that the agent ma
 const START: Family = gauge("process_start_time_seconds", "When the agent started, in seconds since 1970.");
 const THREADS: Family = gauge("process_threads", "Threads of the agent.");
 
+/// The families of this module.
+pub(super) const FAMILIES: [Family; 7] = [CPU, RSS, VIRTUAL, OPEN, MAX, START, THREADS];
+
 /// The fields of `/proc/<pid>/stat` after the name, which may hold anything.
 fn fields(stat: &str) -> Vec<u64> {
     let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);

@@ -1,6 +1,7 @@
 //! The last step of an ingest: a finished layer gets its document, is made durable, and takes its place.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -57,8 +58,12 @@ impl Store {
             atomic::commit(staging.path(), &place)?;
         }
         info.dir = place;
+        let repaired = self.index().layers.get(&key).is_some_and(|entry| entry.sound().is_none());
         let entry = LayerEntry { info: Some(Arc::new(info)), damage: None, idle_since: Instant::now() };
         self.index().layers.insert(key.clone(), entry);
+        if repaired {
+            self.0.repairs.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(key)
     }
 }

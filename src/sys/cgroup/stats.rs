@@ -23,6 +23,12 @@ pub struct Stats {
     pub cpu_throttled_periods: Option<u64>,
     /// Time throttled in µs.
     pub cpu_throttled_usec: Option<u64>,
+    /// CPU time in µs that it may have in each period, if that is limited.
+    pub cpu_quota_usec: Option<u64>,
+    /// The length of a period in µs.
+    pub cpu_period_usec: Option<u64>,
+    /// Its share of cpu time against others', as v1 counts.
+    pub cpu_shares: Option<u64>,
     /// Memory charged in bytes, page cache included.
     pub memory_usage: Option<u64>,
     /// The most it ever was.
@@ -35,6 +41,8 @@ pub struct Stats {
     pub memory_cache: Option<u64>,
     /// Swap.
     pub memory_swap: Option<u64>,
+    /// How often the limit was reached.
+    pub memory_failures: Option<u64>,
     /// The limit, if there is one.
     pub memory_limit: Option<u64>,
     /// Major page faults.
@@ -108,6 +116,11 @@ fn value(text: &str, key: &str) -> Option<u64> {
 }
 
 fn cpu_v2(dir: &Path, stats: &mut Stats) {
+    stats.cpu_shares = number(dir, "cpu.weight").map(shares);
+    if let Ok(text) = std::fs::read_to_string(dir.join("cpu.max")) {
+        let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
+        (stats.cpu_quota_usec, stats.cpu_period_usec) = (words.next().flatten(), words.next().flatten());
+    }
     let Ok(text) = std::fs::read_to_string(dir.join("cpu.stat")) else { return };
     stats.cpu_usage_usec = value(&text, "usage_usec");
     stats.cpu_user_usec = value(&text, "user_usec");
@@ -117,6 +130,11 @@ fn cpu_v2(dir: &Path, stats: &mut Stats) {
     stats.cpu_throttled_usec = value(&text, "throttled_usec");
 }
 
+/// The v1 shares that a v2 weight stands for: 2 to 262144 for 1 to 10000.
+const fn shares(weight: u64) -> u64 {
+    2 + weight.saturating_sub(1).saturating_mul(262_142) / 9_999
+}
+
 fn cpu_v1(cpu: Option<&Path>, account: Option<&Path>, stats: &mut Stats) {
     let microseconds = |n: u64| n / 1000;
     if let Some(dir) = account {
@@ -124,7 +142,12 @@ fn cpu_v1(cpu: Option<&Path>, account: Option<&Path>, stats: &mut Stats) {
         stats.cpu_user_usec = number(dir, "cpuacct.usage_user").map(microseconds);
         stats.cpu_system_usec = number(dir, "cpuacct.usage_sys").map(microseconds);
     }
-    let Some(Ok(text)) = cpu.map(|dir| std::fs::read_to_string(dir.join("cpu.stat"))) else { return };
+    let Some(dir) = cpu else { return };
+    stats.cpu_shares = number(dir, "cpu.shares");
+    // No limit is -1, which is no such number.
+    stats.cpu_quota_usec = number(dir, "cpu.cfs_quota_us");
+    stats.cpu_period_usec = number(dir, "cpu.cfs_period_us");
+    let Ok(text) = std::fs::read_to_string(dir.join("cpu.stat")) else { return };
     stats.cpu_periods = value(&text, "nr_periods");
     stats.cpu_throttled_periods = value(&text, "nr_throttled");
     stats.cpu_throttled_usec = value(&text, "throttled_time").map(microseconds);
@@ -136,6 +159,7 @@ fn memory_v2(dir: &Path, stats: &mut Stats) {
     stats.memory_limit = number(dir, "memory.max");
     stats.memory_swap = number(dir, "memory.swap.current");
     stats.oom_kills = keyed(dir, "memory.events", "oom_kill");
+    stats.memory_failures = keyed(dir, "memory.events", "max");
     let Ok(text) = std::fs::read_to_string(dir.join("memory.stat")) else { return };
     stats.memory_rss = value(&text, "anon");
     stats.memory_cache = value(&text, "file");
@@ -151,6 +175,7 @@ fn memory_v1(dir: &Path, stats: &mut Stats) {
     stats.memory_peak = number(dir, "memory.max_usage_in_bytes");
     stats.memory_limit = number(dir, "memory.limit_in_bytes").filter(|n| *n < V1_UNLIMITED);
     stats.oom_kills = keyed(dir, "memory.oom_control", "oom_kill");
+    stats.memory_failures = number(dir, "memory.failcnt");
     let Ok(text) = std::fs::read_to_string(dir.join("memory.stat")) else { return };
     stats.memory_rss = value(&text, "total_rss");
     stats.memory_cache = value(&text, "total_cache");
@@ -195,6 +220,11 @@ fn io_v1(dir: &Path, stats: &mut Stats) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ends_and_the_default_of_a_weight_are_those_of_shares() {
+        assert_eq!([1, 39, 10_000].map(shares), [2, 998, 262_144]);
+    }
 
     #[test]
     fn a_key_is_matched_whole() {

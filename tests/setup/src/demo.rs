@@ -79,7 +79,7 @@ END
                 "copy",
                 "--quiet",
                 "--dest-tls-verify=false",
-                &format!("oci:{}:{image}", layout.display()),
+                &format!("oci:{}:{}", layout.display(), image.replace(':', "-")),
                 &format!("docker://127.0.0.1:{port}/{image}"),
             ]))?;
         }

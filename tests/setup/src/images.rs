@@ -33,7 +33,8 @@ while True:
     time.sleep(1)
 "#;
 
-/// Writes base:1, runtime:1, game:1 and game:2 into the layout `dir`; what is there already is kept.
+/// Writes base, runtime, game 1 and game 2 into the layout `dir` (`base-1` and so on: a layout's names have no colon);
+/// what is there already is kept.
 pub fn layout(dir: &Path) -> Result<()> {
     if dir.join("complete").exists() {
         return Ok(());
@@ -52,8 +53,8 @@ pub fn layout(dir: &Path) -> Result<()> {
     let base = layer(dir, &unpack(&work, "base", &base_packages)?)?;
     let runtime = layer(dir, &unpack(&work, "runtime", &runtime_packages)?)?;
     let mut index = vec![
-        image(dir, "base:1", std::slice::from_ref(&base), r#"["/bin/sh"]"#)?,
-        image(dir, "runtime:1", &[base.clone(), runtime.clone()], r#"["/usr/bin/python3"]"#)?,
+        image(dir, "base-1", std::slice::from_ref(&base), r#"["/bin/sh"]"#)?,
+        image(dir, "runtime-1", &[base.clone(), runtime.clone()], r#"["/usr/bin/python3"]"#)?,
     ];
     for version in ["1", "2"] {
         let root = work.join(format!("game{version}"));
@@ -62,7 +63,7 @@ pub fn layout(dir: &Path) -> Result<()> {
         write(&root.join("srv/game/version"), &format!("{version}\n"))?;
         let game = layer(dir, &root)?;
         let stack = [base.clone(), runtime.clone(), game];
-        index.push(image(dir, &format!("game:{version}"), &stack, r#"["/usr/bin/python3","/srv/game/server.py"]"#)?);
+        index.push(image(dir, &format!("game-{version}"), &stack, r#"["/usr/bin/python3","/srv/game/server.py"]"#)?);
     }
     let index = format!(
         r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{}]}}"#,
@@ -166,7 +167,7 @@ fn image(layout: &Path, name: &str, layers: &[Layer], command: &str) -> Result<S
     let join = |f: &dyn Fn(&Layer) -> String| layers.iter().map(f).collect::<Vec<_>>().join(",");
     let diff_ids = join(&|l| format!("\"{}\"", l.diff_id));
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],"Entrypoint":{command}}},"rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}}}}"#
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin","PYTHONDONTWRITEBYTECODE=1"],"Entrypoint":{command}}},"rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}}}}"#
     );
     let (config_digest, config_size) = blob(layout, &config)?;
     let stack = join(&|l| {

@@ -40,7 +40,7 @@ pub(super) fn all(scene: &mut Scene) -> anyhow::Result<()> {
 /// What is known of a container: its process, and how often it was restarted.
 fn container(scene: &Scene, pod: &str, name: &str) -> anyhow::Result<Option<(u64, u64)>> {
     let containers = scene.json(&["get", "containers"])?;
-    let ours = |c: &&Value| c["status"]["pod"] == pod && c["status"]["name"] == name;
+    let ours = |c: &&Value| c["spec"]["pod"] == pod && c["spec"]["container"] == name;
     let Some(found) = containers["items"].as_array().and_then(|all| all.iter().find(ours)) else { return Ok(None) };
     let Some(pid) = found["status"]["pid"].as_u64() else { return Ok(None) };
     Ok(Some((pid, found["status"]["restartCount"].as_u64().unwrap_or(0))))
@@ -58,7 +58,9 @@ fn share(scene: &mut Scene, game: &str, base: &str) -> anyhow::Result<()> {
     scene.declare("second.yaml", &second(game))?;
     scene.show(&["wait", "pod/second", "--for=ready", "--timeout", "30s"])?;
     scene.show(&["get", "pods"])?;
-    scene.show(&["logs", "arena", "-c", "game"])?;
+    let logs = ["logs", "arena", "-c", "game"];
+    scene.until("the game server has started", |s| Ok(!s.quiet(&logs)?.is_empty()))?;
+    scene.show(&logs)?;
     scene.tell("What was fetched, and what was already there:")?;
     scene.show(&["history", game])?;
     scene.show(&["get", "layers"])?;
@@ -105,7 +107,9 @@ fn replace(scene: &mut Scene, game: &str, base: &str) -> anyhow::Result<()> {
         Ok(changed
             && s.quiet(&["exec", "arena", "-c", "game", "--", "cat", "/srv/game/version"]).is_ok_and(|v| v == "2\n"))
     })?;
-    scene.show(&["logs", "arena", "-c", "game"])?;
+    let logs = ["logs", "arena", "-c", "game"];
+    scene.until("the game server has started", |s| Ok(s.quiet(&logs)?.contains("server 2")))?;
+    scene.show(&logs)?;
     scene.show(&["get", "layers"])?;
     let fetched = scene.metric(FETCHED)? - before;
     scene.claim(fetched > 0.0 && fetched < 20_000.0, &format!("{fetched} bytes were fetched for the new version"))?;

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// A registry on loopback that has `base:1`, `runtime:1`, `game:1` and `game:2`
     #[arg(long, value_name = "HOST:PORT")]
     registry: Option<String>,
-    /// An OCI image layout with the same four images
+    /// An OCI image layout with the same four images, `game-1` for `game:1`
     #[arg(long, value_name = "DIR", conflicts_with = "registry")]
     layout: Option<PathBuf>,
     /// Do not stop between the acts for a moment of reading
@@ -50,7 +50,8 @@ impl Images {
     pub(crate) fn name(&self, image: &str) -> String {
         match self {
             Self::Registry(host) => format!("{host}/{image}"),
-            Self::Layout(dir) => format!("oci:{}:{image}", dir.display()),
+            // A layout's names have no colon.
+            Self::Layout(dir) => format!("oci:{}:{}", dir.display(), image.replace(':', "-")),
         }
     }
 }
