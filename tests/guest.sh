@@ -1,68 +1,133 @@
 # Runs inside a guest with an older kernel (see tests/setup/src/guest.rs): busybox sh, cgroup v2, an ext4 disk.
 # Every check that fails ends the script with a message.
-fail() { echo "FAILED: $*"; tail -n 40 /var/log/agent.log; exit 1; }
+fail() {
+  echo "FAILED: $*"; tail -n 40 /var/log/agent.log; cat /run/lamina/pods/*/shim.log 2>/dev/null || true
+  exit 1
+}
 check() { what=$1; shift; "$@" >/tmp/out 2>&1 || { cat /tmp/out; fail "$what"; }; echo "ok: $what"; }
 until_ok() { what=$1; shift; n=0; until "$@" >/tmp/out 2>&1; do n=$((n+1)); [ $n -lt 300 ] || { cat /tmp/out; fail "$what"; }; sleep 0.1; done; echo "ok: $what"; }
+# The one process with exactly these arguments.
+process() { for p in /proc/[0-9]*; do [ "$(tr "\0" " " <$p/cmdline 2>/dev/null)" != "$* " ] || echo "${p#/proc/}"; done; }
+group() { echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")"; }
+# A pod's manifest: its name, then lines of its spec.
+pod() { name=$1; shift; { printf 'apiVersion: v1\nkind: Pod\nmetadata: { name: %s }\nspec:\n  terminationGracePeriodSeconds: 0\n' "$name"; printf '  %s\n' "$@"; } >/tmp/pod; mv /tmp/pod "/etc/lamina/manifests/$name.yaml"; }
 image=oci:/layout:busybox
+from="image: \"$image\", imagePullPolicy: IfNotPresent"
 mkdir -p /etc/lamina/manifests
-
-start_agent() { lamina agent --log-level debug >>/var/log/agent.log 2>&1 & agent=$!; }
-start_agent
-until_ok "the agent is ready" wget -q -O /dev/null http://127.0.0.1:9640/readyz
 kernel=$(uname -r)
-lamina info >/tmp/info || fail "lamina info"
-case $kernel in
-  6.1.*) check "layers go through a loop device on $kernel" grep -qi loop /tmp/info ;;
-  *) check "layers are mounted from files on $kernel" grep -qi 'attached' /tmp/info ;;
-esac
 
-cat >/etc/lamina/manifests/web.yaml <<END
+echo "# the agent finds out what the kernel has"
+mounts_before=$(wc -l </proc/mounts)
+groups_before=$(find /sys/fs/cgroup -mindepth 1 -type d | sort)
+start_agent() {
+  lamina agent --log-level debug "$@" >>/var/log/agent.log 2>&1 & agent=$!
+  until_ok "the agent is ready" wget -q -O /dev/null http://127.0.0.1:9640/readyz
+}
+stop_agent() { kill $agent; wait $agent || fail "the agent ended with $?"; }
+start_agent
+lamina info >/tmp/info || fail "lamina info"
+cat /tmp/info
+check "cgroups are v2 alone" grep -Eq 'cgroups +v2$' /tmp/info
+check "shims attach their layers" grep -Eq 'mounts +attached' /tmp/info
+check "layers are EROFS" grep -Eq 'driver +erofs$' /tmp/info
+case $kernel in
+  6.1.*) check "layers go through loop devices" grep -Eq 'layers are mounted +from files through loop devices$' /tmp/info ;;
+  *) check "layers are mounted from files" grep -Eq 'layers are mounted +from files$' /tmp/info ;;
+esac
+check "the trial left no loop device" sh -c '! losetup -a | grep .'
+
+echo "# a pod on shared layers"
+pod web "containers:" \
+  "- { name: a, $from, command: [sleep, '1001'], resources: { limits: { cpu: 250m, memory: 64Mi } }, volumeMounts: [{ name: v, mountPath: /v }, { name: m, mountPath: /m }, { name: c, mountPath: /c, readOnly: true }, { name: h, mountPath: /h }] }" \
+  "- { name: b, $from, command: [sleep, '1000'], volumeMounts: [{ name: v, mountPath: /v, subPath: in }, { name: m, mountPath: /m }] }" \
+  "volumes:" "- { name: v, emptyDir: {} }" "- { name: m, emptyDir: { medium: Memory, sizeLimit: 1Mi } }" \
+  "- { name: c, configMap: { name: text } }" "- { name: h, hostPath: { path: /layout } }"
+cat >/etc/lamina/manifests/text.yaml <<END
 apiVersion: v1
-kind: Pod
-metadata: { name: web }
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-  - { name: a, image: "$image", imagePullPolicy: IfNotPresent, command: [sleep, "1001"], resources: { limits: { cpu: 250m, memory: 64Mi } } }
-  - { name: b, image: "$image", imagePullPolicy: IfNotPresent, command: [sleep, "1000"] }
+kind: ConfigMap
+metadata: { name: text }
+data: { key: value }
 END
 until_ok "a pod of two containers runs" lamina wait pod/web --for=ready --timeout 5s
 check "the file system is the image's" lamina exec web -c a -- /bin/busybox true
 check "writes are possible" lamina exec web -c a -- sh -c 'echo a >/mark; rm /bin/yes'
 check "writes are private" lamina exec web -c b -- sh -c '! test -e /mark && test -e /bin/yes'
+check "volumes are shared" lamina exec web -c a -- sh -c 'echo 1 >/v/in/file; echo 2 >/m/file'
+check "by both containers" lamina exec web -c b -- sh -c 'grep -qx 1 /v/file && grep -qx 2 /m/file'
+check "a volume in memory has its size" lamina exec web -c b -- sh -c '! head -c 2097152 /dev/zero >/m/big; rm /m/big'
+check "a ConfigMap is there, for reading" lamina exec web -c a -- sh -c 'grep -qx value /c/key && ! touch /c/more'
+check "a directory of the host is there" lamina exec web -c a -- test -e /h/index.json
 check "nothing of it is mounted on the host" sh -c '! grep -E "overlay|erofs" /proc/mounts'
+case $kernel in
+  6.1.*)
+    check "one loop device backs the one layer" sh -c '[ "$(losetup -a | wc -l)" = 1 ]'
+    check "its pages are not cached twice" grep -qx 1 /sys/block/loop0/loop/dio
+    ;;
+  *) check "no loop device is in use" sh -c '! losetup -a | grep .' ;;
+esac
 
-pid=$(pgrep -f "sleep 1001")
-cgroup=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/$pid/cgroup)
-check "the memory limit is in cgroup v2" grep -qx 67108864 $cgroup/memory.max
-check "the cpu limit is in cgroup v2" grep -qx '25000 100000' $cgroup/cpu.max
+echo "# cgroup v2"
+pid=$(process sleep 1001)
+group=$(group "$pid")
+check "the memory limit is set" grep -qx 67108864 "$group/memory.max"
+check "the cpu limit is set" grep -qx '25000 100000' "$group/cpu.max"
+check "a container is killed as a whole" grep -qx 1 "$group/memory.oom.group"
+check "the pod's tasks are limited" grep -qx 8192 "$group/../pids.max"
+check "controllers are delegated to containers" sh -c "grep -w memory '$group/cgroup.controllers' | grep -w cpu | grep -wq pids"
+check "no process lives in an inner group" sh -c "! grep . '$group/../cgroup.procs' '$group/../../cgroup.procs'"
+check "the container sees its own group as the root" lamina exec web -c a -- grep -qx '0::/' /proc/self/cgroup
+check "its limits are to be read inside" lamina exec web -c a -- grep -qx 67108864 /sys/fs/cgroup/memory.max
+check "and not to be written" lamina exec web -c a -- sh -c '! echo max >/sys/fs/cgroup/memory.max'
+wget -q -O /tmp/metrics http://127.0.0.1:9640/metrics || fail "metrics"
+for series in container_memory_working_set_bytes container_cpu_usage_seconds_total container_spec_memory_limit_bytes; do
+  check "$series is told" grep -Eq "^$series\{.*container=\"a\".*\} [0-9.]*[1-9]" /tmp/metrics
+done
 
+echo "# the agent dies and comes back"
 kill -9 $agent; wait $agent || true
 start_agent
-until_ok "the agent is back" wget -q -O /dev/null http://127.0.0.1:9640/readyz
-check "the container kept its process" test -d /proc/$pid
-check "the adopted pod answers" lamina exec web -c a -- test -e /mark
-check "a new container starts on an adopted layer" lamina run --rm $image -- echo again
+until_ok "the adopted pod answers" lamina exec web -c a -- test -e /mark
+check "the container kept its process" sh -c "[ \"\$(cut -d ' ' -f 1 /proc/$pid/stat)\" = $pid ]"
+check "a new container starts on an adopted layer" lamina run --rm $image -- -c 'echo again'
+case $kernel in 6.1.*) check "on the same loop device" sh -c '[ "$(losetup -a | wc -l)" = 1 ]' ;; esac
+kill -9 "$pid"
+until_ok "a container is started again in an adopted pod" sh -c 'lamina get pods web -o json | grep -Eq "\"restartCount\": ?1"'
+until_ok "on its volumes" lamina exec web -c a -- grep -qx 1 /v/in/file
 
-if lamina run --rm $image -- sh -c 'mknod /tmp/d b 254 0 && head -c 1 /tmp/d' >/tmp/out 2>&1; then fail "the disk was read"; fi
-check "the device was denied, not missing" grep -qi 'not permitted' /tmp/out
+echo "# devices"
+disk="$(sed 's/:/ /' /sys/block/vda/dev)"
+if lamina run --rm $image -- -c "mknod /tmp/d b $disk && head -c 1 /tmp/d" >/tmp/denied 2>&1; then fail "the disk was read"; fi
+check "the disk is denied, not missing" sh -c 'cat /tmp/denied; grep -qi "not permitted" /tmp/denied'
+check "what every container has works" lamina run --rm $image -- -c 'head -c 9 /dev/urandom >/dev/null && : </dev/zero'
 
-cat >/etc/lamina/manifests/oom.yaml <<END
-apiVersion: v1
-kind: Pod
-metadata: { name: oom }
-spec:
-  restartPolicy: Never
-  containers:
-  - { name: a, image: "$image", imagePullPolicy: IfNotPresent, command: [tail, /dev/zero], resources: { limits: { memory: 32Mi } } }
-END
+echo "# memory"
+pod oom "restartPolicy: Never" "containers:" \
+  "- { name: a, $from, command: [tail, /dev/zero], resources: { limits: { memory: 32Mi } } }"
 until_ok "a container over its limit is OOMKilled" sh -c 'lamina get pods oom -o json | grep -q OOMKilled'
-until_ok "and ends with 137" sh -c 'lamina get pods oom -o json | grep -Eq "\"exitCode\": ?137"'
+check "and ends with 137" sh -c 'lamina get pods oom -o json | grep -Eq "\"exitCode\": ?137"'
+pod group "restartPolicy: Never" "containers:" \
+  "- { name: a, $from, command: [sh, -c, 'tail /dev/zero; sleep 1002'], resources: { limits: { memory: 32Mi } } }"
+until_ok "one whose child is over it ends as a whole" sh -c 'lamina get pods group -o json | grep -q OOMKilled'
 
+echo "# the other driver"
 rm /etc/lamina/manifests/*.yaml
 until_ok "the pods are gone" sh -c '! lamina get pods -A -o name | grep -q pod'
 until_ok "every layer is freed" sh -c '[ -z "$(ls /var/lib/lamina/layers)" ]'
-until_ok "every shim is gone" sh -c '! pgrep -f "lamina shim"'
-kill $agent; wait $agent || fail "the agent ended with $?"
-check "no cgroup is left" sh -c '! ls -d /sys/fs/cgroup/lamina-*'
-check "no loop device is left" sh -c '! losetup -a | grep -q lamina'
+until_ok "no loop device is left" sh -c '! losetup -a | grep .'
+stop_agent
+start_agent --store-driver directory
+check "layers are directories when that is asked for" sh -c 'lamina info | grep -Eq "driver +directory$"'
+check "a container runs on one" lamina run --rm $image -- -c 'test -x /bin/busybox && rm /bin/yes && ! test -e /bin/yes'
+
+echo "# nothing is left"
+until_ok "every pod is gone" sh -c '! lamina get pods -A -o name | grep -q pod'
+until_ok "every shim is gone" sh -c '! grep -lx lamina-shim /proc/[0-9]*/comm'
+until_ok "every layer is freed" sh -c '[ -z "$(ls /var/lib/lamina/layers)" ]'
+stop_agent
+check "no process is left" sh -c '! grep -l lamina /proc/[0-9]*/comm'
+groups_after=$(find /sys/fs/cgroup -mindepth 1 -type d | sort)
+check "no cgroup is left" test "$groups_before" = "$groups_after"
+check "no mount is left" sh -c "cat /proc/mounts; [ \$(wc -l </proc/mounts) = $mounts_before ]"
+check "no loop device is left" sh -c '! losetup -a | grep .'
+check "no pod's directory is left" sh -c '! ls /run/lamina/pods /var/lib/lamina/pods 2>/dev/null | grep -v : | grep .'
+check "the kernel had nothing to complain of" sh -c '! dmesg | grep -E "BUG:|WARNING:|Oops|general protection|blocked for more than"'

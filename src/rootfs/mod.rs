@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use rustix::mount::MountAttrFlags;
 
 use crate::store::{LayerKey, Store};
-use crate::sys::loopdev::{self, LoopDevice};
+use crate::sys::erofs;
 use crate::sys::mount::{self, Mount, Tier};
 
 /// Why a layer cannot be mounted.
@@ -30,9 +30,9 @@ pub enum Error {
     /// The kernel refused a mount.
     #[error(transparent)]
     Mount(#[from] mount::Error),
-    /// No loop device could be had.
+    /// A layer's image cannot be mounted.
     #[error(transparent)]
-    Loop(#[from] loopdev::Error),
+    Image(#[from] erofs::Error),
     /// A descriptor could not be copied.
     #[error("cannot copy the descriptor of a layer mount")]
     Copy {
@@ -42,15 +42,6 @@ pub enum Error {
     /// The thread that holds the mounts has ended.
     #[error("the thread that holds layer mounts has ended")]
     ThreadGone,
-}
-
-/// How EROFS files are mounted on this kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backing {
-    /// Straight from the file (kernel 6.12 and later, on most file systems).
-    File,
-    /// Through a read-only loop device.
-    Loop,
 }
 
 /// One mounted layer. The mount goes when the last holder here and in every shim is gone.
@@ -174,34 +165,7 @@ fn source_mount(content: &Path) -> Result<Mount, Error> {
         tree.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)?;
         return Ok(tree);
     }
-    match Mount::erofs(content) {
-        Err(e) if needs_block_device(&e) => {
-            let device = LoopDevice::over(content)?;
-            Ok(Mount::erofs(device.path())?)
-        }
-        result => Ok(result?),
-    }
-}
-
-/// ENOTBLK: this kernel, or the file system the store lies on, mounts EROFS from block devices only.
-fn needs_block_device(error: &mount::Error) -> bool {
-    error.source.raw_os_error() == Some(libc::ENOTBLK)
-}
-
-/// What backs EROFS mounts here, tried with the sealed file `image`.
-///
-/// # Errors
-/// If the file cannot be mounted either way.
-pub fn probe_backing(image: &Path) -> Result<Backing, Error> {
-    match Mount::erofs(image) {
-        Ok(_) => Ok(Backing::File),
-        Err(e) if needs_block_device(&e) => {
-            let device = LoopDevice::over(image)?;
-            Mount::erofs(device.path())?;
-            Ok(Backing::Loop)
-        }
-        Err(e) => Err(e.into()),
-    }
+    Ok(erofs::mount(content)?.0)
 }
 
 /// The two directories that an overlay needs for one attempt of one container.

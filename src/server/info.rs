@@ -3,6 +3,8 @@
 use super::State;
 use super::report::Info;
 use crate::api::duration::short;
+use crate::store::Store;
+use crate::store::driver::{Backing, Driver};
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::mount::Tier;
 
@@ -17,6 +19,16 @@ fn file_systems() -> Vec<(String, String)> {
     ["overlay", "erofs", "tmpfs", "mqueue"].into_iter().map(|name| (name.to_owned(), say(has(name)))).collect()
 }
 
+/// How a layer of this store comes to be a mount.
+fn layers_mounted(store: &Store) -> &'static str {
+    match (store.driver(), store.backing()) {
+        (Some(Driver::Directory), _) => "from directories",
+        (_, Some(Backing::File)) => "from files",
+        (_, Some(Backing::Loop)) => "from files through loop devices",
+        (_, None) => "unknown",
+    }
+}
+
 /// Reads what there is to read.
 pub(super) fn info(state: &State) -> Info {
     let settings = state.node.settings();
@@ -25,7 +37,7 @@ pub(super) fn info(state: &State) -> Info {
     let path = |name: &str, path: &std::path::Path| (name.to_owned(), path.display().to_string());
     let tier = match Tier::probe() {
         Ok(Tier::Detached) => "detached: mounts are descriptors, nothing is attached".to_owned(),
-        Ok(Tier::Attached) => "attached: each shim attaches its own (kernel below 6.15)".to_owned(),
+        Ok(Tier::Attached) => "attached: each shim attaches its own (kernels before 6.15)".to_owned(),
         Err(error) => format!("none: {}", super::problem::chain(&error)),
     };
     let cgroups = match Hierarchies::probe() {
@@ -66,6 +78,7 @@ pub(super) fn info(state: &State) -> Info {
                 "store".into(),
                 vec![
                     pair("driver", store.driver().map_or("read-only", |driver| driver.name()).to_owned()),
+                    pair("layers are mounted", layers_mounted(store).to_owned()),
                     pair("layers", usage.layers.len().to_string()),
                     pair("images", usage.images.len().to_string()),
                 ],

@@ -60,7 +60,7 @@ pub use usage::{Capacity, ImageUsage, LayerUsage, Usage};
 pub use why::{Chain, Why};
 
 use convert::Limits;
-use driver::{Driver, DriverChoice};
+use driver::{Backing, Driver, DriverChoice};
 use index::Index;
 use layout::Layout;
 use lock::Lock;
@@ -96,7 +96,7 @@ enum Mode {
     /// For reading: nothing on disk is changed.
     Read,
     /// For all: the lock is held, and new layers are written by this driver.
-    Write { _lock: Lock, driver: Driver },
+    Write { _lock: Lock, driver: Driver, backing: Option<Backing> },
 }
 
 #[derive(Debug)]
@@ -134,9 +134,9 @@ impl Store {
         let lock = Lock::take(layout.root(), &layout.lock())?;
         let instance = layout.format(true)?.instance;
         layout.create()?;
-        let driver = Driver::choose(options.driver, layout.root())
+        let (driver, backing) = Driver::choose(options.driver, layout.root())
             .map_err(|source| Error::Driver { path: layout.root().to_owned(), source })?;
-        Self::load(layout, instance, Mode::Write { _lock: lock, driver }, options.limits.clone())
+        Self::load(layout, instance, Mode::Write { _lock: lock, driver, backing }, options.limits.clone())
     }
 
     /// Opens the store for reading, whether or not an agent has it open. What changes meanwhile is seen or not.
@@ -179,6 +179,14 @@ impl Store {
     pub fn driver(&self) -> Option<Driver> {
         match &self.0.mode {
             Mode::Write { driver, .. } => Some(*driver),
+            Mode::Read => None,
+        }
+    }
+
+    /// How this kernel mounts EROFS layers of this store, if it was found out when the store was opened.
+    pub fn backing(&self) -> Option<Backing> {
+        match self.0.mode {
+            Mode::Write { backing, .. } => backing,
             Mode::Read => None,
         }
     }

@@ -6,6 +6,7 @@ pub mod atomic;
 pub mod capability;
 pub mod cgroup;
 pub mod device;
+pub mod erofs;
 pub mod inside;
 pub mod lease;
 pub mod loopdev;

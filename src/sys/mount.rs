@@ -56,6 +56,8 @@ impl Mount {
     pub fn erofs(source: &Path) -> Result<Self, Error> {
         let mut fs = Context::open("erofs")?;
         fs.string("source", source)?;
+        // Of the superblock, not only of the mount: the kernel would open a read-only loop device for writing.
+        fs.flag("ro")?;
         fs.mount(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)
     }
 
@@ -181,8 +183,9 @@ pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>) -> Resul
     fs.mount(MountAttrFlags::empty())
 }
 
-/// An overlay by paths, for [`Tier::Attached`]: mounted at `target` by `mount(2)`, whose one page of options holds
-/// about 300 layers when their paths are as short as `/l/12`. All paths are of the caller's mount namespace.
+/// An overlay by paths, for [`Tier::Attached`]: mounted at `target` by `mount(2)`, whose options are one page at most.
+/// All paths are absolute and of the caller's mount namespace. Layers that lie in one directory are named relative to
+/// it, which becomes the caller's working directory: so there is room for as many as the kernel stacks (500).
 ///
 /// # Errors
 /// If the options do not fit or the kernel refuses.
@@ -199,11 +202,16 @@ pub fn overlay_at(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -
         })
     };
     let mut options = b"redirect_dir=nofollow,metacopy=off,lowerdir=".to_vec();
+    let shared = lower.first().and_then(|first| first.parent());
+    let shared = shared.filter(|dir| lower.iter().all(|layer| layer.parent() == Some(dir)));
+    if let Some(dir) = shared {
+        rustix::process::chdir(dir).map_err(fail("enter", dir.display()))?;
+    }
     for (n, layer) in lower.iter().enumerate() {
         if n > 0 {
             options.push(b':');
         }
-        options.extend_from_slice(&escaped(layer));
+        options.extend_from_slice(&escaped(shared.and_then(|dir| layer.strip_prefix(dir).ok()).unwrap_or(layer)));
     }
     options.extend_from_slice(b",upperdir=");
     options.extend_from_slice(&escaped(upper));
@@ -355,6 +363,16 @@ mod tests {
             let lower = [base.join("a"), base.join("b,c:d")];
             overlay_at(&lower, &base.join("upper"), &base.join("work"), &base.join("merged")).unwrap();
             assert_eq!(std::fs::read(base.join("merged/low")).unwrap(), b"1");
+            detach(&base.join("merged")).unwrap();
+
+            let deep = base.join("d".repeat(200));
+            let layers: Vec<_> = (0..499).map(|n| deep.join(n.to_string())).collect();
+            for layer in &layers {
+                std::fs::create_dir_all(layer).unwrap();
+            }
+            std::fs::write(deep.join("498/lowest"), "1").unwrap();
+            overlay_at(&layers, &base.join("upper"), &base.join("work"), &base.join("merged")).unwrap();
+            assert_eq!(std::fs::read(base.join("merged/lowest")).unwrap(), b"1");
             detach(&base.join("merged")).unwrap();
         })
         .join()

@@ -74,7 +74,7 @@ impl Resources {
                 i64::try_from(quota).unwrap_or(-1)
             }),
             cpu_period: self.cpu_limit.filter(|n| *n > 0).map(|_| PERIOD),
-            pids_max: None,
+            ..Limits::default()
         }
     }
 }
@@ -105,7 +105,9 @@ pub fn qos(pod: &Pod) -> Result<Qos, Error> {
 /// # Errors
 /// If a quantity cannot be read.
 pub fn container_limits(pod: &Pod, container: &Container) -> Result<Limits, Error> {
-    Ok(Resources::of(container.resources.as_ref())?.limits(qos(pod)?))
+    let limits = Resources::of(container.resources.as_ref())?.limits(qos(pod)?);
+    // As a kubelet has it: a container is killed as a whole rather than left without one of its processes.
+    Ok(Limits { oom_group: true, ..limits })
 }
 
 /// The limits of a pod's cgroup: its weight against other pods, what is kept for it, and how many tasks it may have.

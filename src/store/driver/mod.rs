@@ -26,8 +26,8 @@ pub(in crate::store) mod record;
 
 use crate::oci::{Algorithm, DiffId};
 use crate::store::tree::{self, LayerTree};
-use crate::sys::loopdev::LoopDevice;
-use crate::sys::mount::Mount;
+use crate::sys::erofs as image;
+pub use crate::sys::erofs::Backing;
 use draft::{Draft, FileId};
 
 /// Which driver a person asked for.
@@ -37,7 +37,7 @@ pub enum DriverChoice {
     /// EROFS where the kernel can mount it from the store's file system, else directories.
     #[default]
     Auto,
-    /// EROFS, unprobed.
+    /// EROFS, whatever the kernel says.
     Erofs,
     /// Directories.
     Directory,
@@ -150,41 +150,50 @@ pub struct Seal {
 }
 
 impl Driver {
-    /// The driver for a store at `root`; `Auto` probes whether the kernel mounts an EROFS file that lies there.
+    /// The driver for a store at `root`, and how the kernel mounts an EROFS file that lies there (`None`: not at all, or
+    /// it could not be tried).
     ///
     /// # Errors
-    /// If the probe cannot write below `root`.
-    pub fn choose(choice: DriverChoice, root: &Path) -> Result<Self, Error> {
-        match choice {
-            DriverChoice::Erofs => Ok(Self::Erofs),
-            DriverChoice::Directory => Ok(Self::Directory),
-            DriverChoice::Auto => match Self::probe(root)? {
-                None => Ok(Self::Erofs),
-                Some(reason) => {
-                    tracing::warn!(%reason, "this kernel cannot mount EROFS layers; they are unpacked into directories");
-                    Ok(Self::Directory)
-                }
-            },
+    /// If `Auto` cannot try it below `root`. A full disk is no reason: an agent must start to make room.
+    pub fn choose(choice: DriverChoice, root: &Path) -> Result<(Self, Option<Backing>), Error> {
+        if choice == DriverChoice::Directory {
+            return Ok((Self::Directory, None));
+        }
+        match (Self::probe(root), choice) {
+            (Ok(Ok(backing)), _) => Ok((Self::Erofs, Some(backing))),
+            (Ok(Err(error)), DriverChoice::Erofs) => {
+                tracing::warn!(reason = %chain(&error), "this kernel cannot mount EROFS layers: no container can start");
+                Ok((Self::Erofs, None))
+            }
+            (Ok(Err(error)), _) => {
+                let reason = chain(&error);
+                tracing::warn!(%reason, "this kernel cannot mount EROFS layers; they are unpacked into directories");
+                Ok((Self::Directory, None))
+            }
+            (Err(error), DriverChoice::Erofs) => {
+                tracing::debug!(reason = %chain(&error), "whether EROFS layers can be mounted was not tried");
+                Ok((Self::Erofs, None))
+            }
+            (Err(Error::Io { source, .. }), _) if is_full(&source) => {
+                let driver = if kernel_has_erofs() { Self::Erofs } else { Self::Directory };
+                tracing::warn!(
+                    driver = driver.name(),
+                    "the disk is full: the storage driver is chosen without a trial"
+                );
+                Ok((driver, None))
+            }
+            (Err(error), _) => Err(error),
         }
     }
 
-    /// Mounts an empty layer that lies below `root`, where nobody sees it; gives the reason when that cannot be done.
-    fn probe(root: &Path) -> Result<Option<String>, Error> {
-        use std::error::Error as _;
+    /// Mounts an empty layer that lies below `root`, where nobody sees it; the inner error says why that cannot be done.
+    fn probe(root: &Path) -> Result<Result<Backing, image::Error>, Error> {
         let dir = root.join(format!(".probe-{}", std::process::id()));
         // Left by a process of that number that was killed meanwhile.
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
-        let result = (|| {
-            let sealed = Self::Erofs.begin(&dir)?.finish(&Draft::new(), [0; 16]);
-            let image = dir.join(Self::Erofs.file_name());
-            sealed.map(|_| match Mount::erofs(&image) {
-                Ok(_) => None,
-                // The kernel has EROFS, but wants a loop device for a file of this file system.
-                Err(e) if e.source.raw_os_error() == Some(libc::ENOTBLK) && LoopDevice::over(&image).is_ok() => None,
-                Err(e) => Some(e.source().map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))),
-            })
-        })();
+        let written = Self::Erofs.begin(&dir).and_then(|writer| writer.finish(&Draft::new(), [0; 16]));
+        let result = written.map(|_| image::mount(&dir.join(Self::Erofs.file_name())).map(|(_, backing)| backing));
         std::fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
         result
     }
@@ -294,6 +303,20 @@ impl Driver {
             Self::Directory => directory::rebuild(layer_dir, out),
         }
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+fn kernel_has_erofs() -> bool {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    known.lines().any(|line| line.split_ascii_whitespace().next_back() == Some("erofs"))
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Hashes what is written to it.

@@ -19,7 +19,7 @@ fn sample() -> Vec<u8> {
 #[test]
 fn choosing_by_itself_finds_erofs_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(Driver::choose(DriverChoice::Auto, dir.path()).unwrap(), Driver::Erofs);
+    assert!(matches!(Driver::choose(DriverChoice::Auto, dir.path()).unwrap(), (Driver::Erofs, Some(_))));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

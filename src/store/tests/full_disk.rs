@@ -99,6 +99,17 @@ fn a_layer_that_does_not_fit_leaves_nothing_and_says_that_it_is_space() {
 }
 
 #[test]
+fn a_store_opens_with_no_byte_free_whatever_its_driver() {
+    let disk = Disk::new();
+    drop(store(&disk));
+    disk.fill();
+    for driver in [DriverChoice::Auto, DriverChoice::Erofs, DriverChoice::Directory] {
+        let store = Store::open(&Options { driver, ..Options::new(disk.path().join("root")) }).unwrap();
+        assert!(store.driver().is_some());
+    }
+}
+
+#[test]
 fn collecting_works_with_no_byte_free() {
     let disk = Disk::new();
     let store = store(&disk);

@@ -43,6 +43,11 @@ impl Cgroup {
                 None => note(missing("memory")),
             }
         }
+        if limits.oom_group
+            && let Some(Place::V2(dir)) = self.place(Controller::Memory, "memory")
+        {
+            note(write(&dir, "memory.oom.group", "1"));
+        }
         if limits.cpu_shares.is_some() || limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
             match self.place(Controller::Cpu, "cpu") {
                 Some(Place::V1(dir)) => cpu_v1(&dir, limits, &mut note),

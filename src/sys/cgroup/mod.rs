@@ -73,6 +73,9 @@ pub struct Limits {
     /// Number of tasks; negative is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids_max: Option<i64>,
+    /// Whether all its processes are killed together when one is killed for want of memory (v2 only).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub oom_group: bool,
 }
 
 /// One group, in every hierarchy that is used for it. Dropping it removes nothing: see [`Cgroup::remove`].
