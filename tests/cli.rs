@@ -50,6 +50,9 @@ fn arguments(dir: &Path) -> Vec<String> {
         ("--registry-config", at("registries.yaml")),
         ("--metrics", "127.0.0.1:0".to_owned()),
         ("--log-format", "json".to_owned()),
+        // The disk of the machine may be fuller than a node would like.
+        ("--gc-high", "100".to_owned()),
+        ("--gc-low", "99".to_owned()),
     ] {
         all.extend([flag.to_owned(), value]);
     }

@@ -90,7 +90,8 @@ impl Node {
             command.arg(flag).arg(self.path(sub));
         }
         command.args(["--metrics", &format!("127.0.0.1:{}", self.metrics), "--node-name", "test-node"]);
-        command.args(["--log-level", "debug"]).args(&self.flags);
+        // The disk of the machine may be fuller than a node would like.
+        command.args(["--log-level", "debug", "--gc-high", "100", "--gc-low", "99"]).args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.agent = Some(command.spawn().unwrap());
         wait("the agent is ready", || {
