@@ -9,7 +9,7 @@ pub(crate) mod registry;
 use std::time::{Duration, Instant};
 
 /// Long enough for a machine that is busy with other work; a test waits this long only when it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks until there is an answer; `what` is named when there is none in time.
 pub(crate) fn wait<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
