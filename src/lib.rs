@@ -20,6 +20,7 @@ pub mod source;
 pub mod store;
 pub mod volume;
 
+pub mod controller;
 pub mod image;
 pub mod rootfs;
 

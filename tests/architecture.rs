@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const ROWS: [&[&str]; 6] = [
     &["api", "oci", "sys", "metrics"],
     &["store", "source", "volume", "network", "runtime"],
-    &["image", "rootfs"],
+    &["image", "rootfs", "controller"],
     &["pod", "build"],
     &["node"],
     &["server"],
@@ -149,4 +149,77 @@ fn the_rules_themselves_find_what_breaks_them() {
     assert_eq!(used("use crate::{api::Pod, node::Node};"), ["api", "node"]);
     assert!(!allowed("runtime", "store") && !allowed("store", "image") && !allowed("sys", "api"));
     assert!(allowed("node", "pod") && allowed("image", "store") && !allowed("image", "rootfs"));
+}
+
+/// A row of a table of `tests/conformance`.
+struct Behaviour {
+    /// As in `sig-node`.
+    sig: String,
+    name: String,
+    tests: String,
+    result: String,
+}
+
+/// The rows of a table, of which every one says what it should.
+fn behaviours(table: &str) -> Vec<Behaviour> {
+    let text = fs::read_to_string(root().join("tests/conformance").join(format!("{table}.md"))).unwrap();
+    let (_, rows) = text.split_once("| behaviour | test | result |\n|---|---|---|\n").unwrap();
+    let row = |line: &str| -> Option<Behaviour> {
+        let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
+        let (sig, name) = cells.next()?.strip_prefix('[')?.split_once("] ")?;
+        let (tests, result) = (cells.next()?.to_owned(), cells.next()?.to_owned());
+        let why = result.strip_prefix("does not apply: ");
+        let sound =
+            if result == "passes" { tests != "–" } else { tests == "–" && why.is_some_and(|w| !w.is_empty()) };
+        let row = Behaviour { sig: sig.to_owned(), name: name.to_owned(), tests, result };
+        (sound && cells.next().is_none()).then_some(row)
+    };
+    rows.lines().map(|l| row(l).unwrap_or_else(|| panic!("{table}.md: no row of three cells: {l}"))).collect()
+}
+
+/// The tables that are counted.
+const CONFORMANCE: [&str; 4] = ["lifecycle", "network", "security", "storage"];
+
+/// The tables say which test shows a behaviour: each names tests that are there, by the path of their file.
+#[test]
+fn every_row_of_the_conformance_tables_names_tests_that_are_there() {
+    for table in CONFORMANCE.into_iter().chain(["beyond"]) {
+        for row in behaviours(table) {
+            // A reason may name what does the same here.
+            let text = format!("{} {}", row.tests, row.result);
+            let named: Vec<&str> = text.split('`').filter(|w| w.contains(".rs::")).collect();
+            assert!(row.result != "passes" || !named.is_empty(), "{table}.md: no test: {}", row.name);
+            for (file, test) in named.into_iter().filter_map(|w| w.split_once("::")) {
+                let code = fs::read_to_string(root().join(file)).unwrap_or_default();
+                assert!(code.contains(&format!("fn {test}(")), "{table}.md: no test {test} in {file}");
+            }
+        }
+    }
+}
+
+/// The whole list, each behaviour once, and the counts of the README.
+#[test]
+fn the_conformance_tables_have_the_whole_list_and_the_readme_counts_them() {
+    let counts = |rows: &[&Behaviour]| {
+        let of = |sig: &str| rows.iter().filter(|r| r.sig == sig).count();
+        let passes = rows.iter().filter(|r| r.result == "passes").count();
+        [of("sig-node"), of("sig-storage"), of("sig-network"), passes, rows.len() - passes]
+    };
+    let readme = fs::read_to_string(root().join("tests/conformance/README.md")).unwrap();
+    let said = |name: &str, counts: [usize; 5]| {
+        let line = format!("| {name} | {} |", counts.map(|n| n.to_string()).join(" | "));
+        assert!(readme.lines().any(|l| l == line), "the README does not say: {line}");
+    };
+    let all: Vec<(&str, Vec<Behaviour>)> = CONFORMANCE.iter().map(|table| (*table, behaviours(table))).collect();
+    for (table, rows) in &all {
+        said(&format!("[{table}]({table}.md)"), counts(&rows.iter().collect::<Vec<_>>()));
+    }
+    let rows: Vec<&Behaviour> = all.iter().flat_map(|(_, rows)| rows).collect();
+    let counted = counts(&rows);
+    said("all", counted);
+    assert_eq!(counted[..3], [66, 71, 4]);
+    let mut names: Vec<&String> = rows.iter().map(|r| &r.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), rows.len(), "a behaviour is there twice");
 }

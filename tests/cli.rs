@@ -47,12 +47,14 @@ fn arguments(dir: &Path) -> Vec<String> {
         ("--run", at("run")),
         ("--log-dir", at("log")),
         ("--manifests", at("manifests")),
+        ("--images", at("image-files")),
         ("--registry-config", at("registries.yaml")),
         ("--metrics", "127.0.0.1:0".to_owned()),
         ("--log-format", "json".to_owned()),
         // The disk of the machine may be fuller than a node would like.
         ("--gc-high", "100".to_owned()),
         ("--gc-low", "99".to_owned()),
+        ("--eviction-hard", "none".to_owned()),
     ] {
         all.extend([flag.to_owned(), value]);
     }
@@ -159,6 +161,7 @@ fn what_needs_no_agent_works_without_one() {
         (&["completion", "bash"][..], "_lamina"),
         (&["completion", "zsh"], "#compdef lamina"),
         (&["completion", "fish"], "complete -c lamina"),
+        (&["crd", "nodereports"], "name: nodereports.lamina.dev"),
         (&["explain", "pod.spec.hostNetwork"], "honoured"),
         (&["docs", "settings"], "`--gc-grace DURATION`"),
         (&["docs", "verbs"], "`lamina apply`"),
@@ -291,7 +294,10 @@ fn a_config_map_is_applied_listed_changed_and_deleted() {
     };
     write("1");
     for (arguments, said) in [
-        (&["apply", "-f", path, "--dry-run"][..], "configmap/m created (dry run)\n"),
+        (
+            &["apply", "-f", path, "--dry-run"][..],
+            "configmap/m would be created\nno pod would change\nnothing was changed (dry run)\n",
+        ),
         (&["apply", "-f", path], "configmap/m created\n"),
         (&["apply", "-f", path], "configmap/m unchanged\n"),
     ] {

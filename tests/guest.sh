@@ -20,7 +20,7 @@ echo "# the agent finds out what the kernel has"
 mounts_before=$(wc -l </proc/mounts)
 groups_before=$(find /sys/fs/cgroup -mindepth 1 -type d | sort)
 start_agent() {
-  lamina agent --log-level debug "$@" >>/var/log/agent.log 2>&1 & agent=$!
+  lamina agent --log-level debug --network none "$@" >>/var/log/agent.log 2>&1 & agent=$!
   until_ok "the agent is ready" wget -q -O /dev/null http://127.0.0.1:9640/readyz
 }
 stop_agent() { kill $agent; wait $agent || fail "the agent ended with $?"; }
@@ -70,6 +70,7 @@ echo "# cgroup v2"
 pid=$(process sleep 1001)
 group=$(group "$pid")
 check "the memory limit is set" grep -qx 67108864 "$group/memory.max"
+check "what it asked for is reclaimed last" grep -qx 67108864 "$group/memory.low"
 check "the cpu limit is set" grep -qx '25000 100000' "$group/cpu.max"
 check "a container is killed as a whole" grep -qx 1 "$group/memory.oom.group"
 check "the pod's tasks are limited" grep -qx 8192 "$group/../pids.max"
@@ -82,6 +83,53 @@ wget -q -O /tmp/metrics http://127.0.0.1:9640/metrics || fail "metrics"
 for series in container_memory_working_set_bytes container_cpu_usage_seconds_total container_spec_memory_limit_bytes; do
   check "$series is told" grep -Eq "^$series\{.*container=\"a\".*\} [0-9.]*[1-9]" /tmp/metrics
 done
+
+echo "# resources change in place"
+sed 's/memory: 64Mi/memory: 96Mi/; s/cpu: 250m/cpu: 300m/' /etc/lamina/manifests/web.yaml >/tmp/web && mv /tmp/web /etc/lamina/manifests/web.yaml
+until_ok "the new memory limit is set" grep -qx 100663296 "$group/memory.max"
+until_ok "and the new cpu limit" grep -qx '30000 100000' "$group/cpu.max"
+check "the same process runs on" sh -c "[ \"\$(cut -d ' ' -f 1 /proc/$pid/stat)\" = $pid ]"
+pod sure "containers:" "- { name: a, $from, command: [sleep, '1003'], resources: { limits: { cpu: 100m, memory: 32Mi } } }"
+until_ok "a pod of the best class runs" lamina wait pod/sure --for=ready --timeout 5s
+check "its memory is not reclaimed at all" grep -qx 33554432 "$(group "$(process sleep 1003)")/memory.min"
+check "nor that of the pod as a whole" grep -qx 33554432 "$(group "$(process sleep 1003)")/../memory.min"
+
+echo "# huge pages"
+echo 8 >/proc/sys/vm/nr_hugepages
+pod huge "containers:" \
+  "- { name: a, $from, command: [sleep, '1004'], resources: { limits: { hugepages-2Mi: 4Mi, memory: 32Mi } }, volumeMounts: [{ name: p, mountPath: /pages }] }" \
+  "volumes:" "- { name: p, emptyDir: { medium: HugePages } }"
+until_ok "a pod with huge pages runs" lamina wait pod/huge --for=ready --timeout 5s
+check "it has no more of them than it may" grep -qx 4194304 "$(group "$(process sleep 1004)")/hugetlb.2MB.max"
+check "and a place for files in them" lamina exec huge -c a -- grep -Eq '^[^ ]+ /pages hugetlbfs .*pagesize=2M' /proc/mounts
+pod greedy "restartPolicy: Never" "containers:" \
+  "- { name: a, $from, command: [sleep, '1005'], resources: { limits: { hugepages-2Mi: 4Gi, memory: 32Mi } } }"
+until_ok "one that wants more than there are is refused" sh -c 'lamina get pods greedy -o json | grep -q OutOfhugepages-2Mi'
+rm /etc/lamina/manifests/huge.yaml /etc/lamina/manifests/greedy.yaml /etc/lamina/manifests/sure.yaml
+until_ok "they are gone" sh -c '! lamina get pods -A -o name | grep -Eq "huge|greedy|sure"'
+echo 0 >/proc/sys/vm/nr_hugepages
+
+echo "# what this kernel cannot do is refused with the reason"
+pod mapped "hostUsers: false" "containers:" "- { name: a, $from, command: [sleep, '1006'] }"
+until_ok "user namespaces of pods" sh -c 'lamina get pods mapped -o json | grep -q UserNamespacesNotSupported'
+rm /etc/lamina/manifests/mapped.yaml
+
+echo "# a pod's end takes every process along"
+many() { [ "$(process sleep 1007 | wc -l)" = "$1" ]; }
+pod many "containers:" "- { name: a, $from, command: [sh, -c, 'for i in 1 2 3 4 5 6 7 8 9; do sleep 1007 & done; wait'] }"
+until_ok "a pod of many processes runs" many 9
+rm /etc/lamina/manifests/many.yaml
+until_ok "none is left of it" many 0
+
+echo "# a pod that somebody has frozen ends all the same"
+pod frozen "containers:" "- { name: a, $from, command: [sleep, '1009'] }"
+until_ok "it runs" sh -c 'lamina get pods frozen -o json | grep -Eq "\"ready\": ?true"'
+frozen=$(group "$(process sleep 1009)")
+echo 1 >"$frozen/cgroup.freeze"
+until_ok "it is frozen" grep -qx 'frozen 1' "$frozen/cgroup.events"
+rm /etc/lamina/manifests/frozen.yaml
+until_ok "it goes" sh -c '! lamina get pods -A -o name | grep -q frozen'
+check "with its cgroup" test ! -e "$frozen"
 
 echo "# the agent dies and comes back"
 kill -9 $agent; wait $agent || true
@@ -115,9 +163,14 @@ until_ok "the pods are gone" sh -c '! lamina get pods -A -o name | grep -q pod'
 until_ok "every layer is freed" sh -c '[ -z "$(ls /var/lib/lamina/layers)" ]'
 until_ok "no loop device is left" sh -c '! losetup -a | grep .'
 stop_agent
-start_agent --store-driver directory
+start_agent --store-driver directory --memory-throttling-factor 0.9
 check "layers are directories when that is asked for" sh -c 'lamina info | grep -Eq "driver +directory$"'
 check "a container runs on one" lamina run --rm $image -- -c 'test -x /bin/busybox && rm /bin/yes && ! test -e /bin/yes'
+
+pod slow "containers:" "- { name: a, $from, command: [sleep, '1008'], resources: { requests: { memory: 20Mi }, limits: { memory: 40Mi } } }"
+until_ok "a container between request and limit runs" lamina wait pod/slow --for=ready --timeout 5s
+check "it is slowed down before it is killed" grep -qx 39845888 "$(group "$(process sleep 1008)")/memory.high"
+rm /etc/lamina/manifests/slow.yaml
 
 echo "# nothing is left"
 until_ok "every pod is gone" sh -c '! lamina get pods -A -o name | grep -q pod'

@@ -39,8 +39,11 @@ fn settings(dir: &Path) -> Settings {
         run: dir.join("run"),
         log_dir: dir.join("log"),
         manifests: vec![dir.join("manifests")],
+        images: Vec::new(),
         registry_config: dir.join("registries.yaml"),
         shim: Some(env!("CARGO_BIN_EXE_lamina").into()),
+        // The machine may be shorter of something than a node would like.
+        eviction_hard: "none".parse().unwrap(),
         ..Settings::default()
     }
 }

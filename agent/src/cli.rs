@@ -52,13 +52,23 @@ impl Global {
 pub(crate) enum Verb {
     /// Run the node agent in the foreground
     Agent(Box<commands::agent::Arguments>),
+    /// In a cluster: grant nodes the revisions that they may run, and sum up status
+    Controller(commands::controller::Arguments),
     /// Add or change desired objects
     Apply(commands::apply::Arguments),
     /// Remove desired objects
     Delete(commands::delete::Arguments),
+    /// End pods and make them anew
+    Restart(commands::restart::Arguments),
+    /// Change how many pods a workload has
+    Scale(commands::scale::Arguments),
+    /// Follow, undo and list changes of a workload's template
+    Rollout(commands::rollout::Arguments),
+    /// Stop all pods with their grace periods, and keep them stopped until --undo
+    Drain(commands::drain::Arguments),
     /// Run a one-off pod: its output, its exit status
     Run(Box<commands::run::Arguments>),
-    /// List objects: pods, containers, images, layers, volumes, events, manifests
+    /// List objects: pods, workloads, containers, images, layers, volumes, events, manifests
     Get(commands::get::Arguments),
     /// Show one object: its conditions, its events, what it holds and what holds it
     Describe(commands::describe::Arguments),
@@ -68,6 +78,10 @@ pub(crate) enum Verb {
     Exec(commands::exec::Arguments),
     /// Connect to a container's own process
     Attach(commands::attach::Arguments),
+    /// Copy files and directories in and out of a running container
+    Cp(commands::cp::Arguments),
+    /// Forward ports of this machine to a pod
+    PortForward(commands::port_forward::Arguments),
     /// Wait until an object is ready, has succeeded or is gone
     Wait(commands::wait::Arguments),
     /// Live cpu, memory, writable layer and network of pods, or of the node
@@ -76,12 +90,16 @@ pub(crate) enum Verb {
     Pull(commands::pull::Arguments),
     /// Read an image from an OCI layout or a docker archive, a directory or a tar
     Load(commands::load::Arguments),
+    /// Write images as one archive, an OCI layout or what `docker save` writes
+    Save(commands::save::Arguments),
     /// Write the merged tree of a container or an image as a tar
     Export(commands::export::Arguments),
     /// Give an image another name
     Tag(commands::tag::Arguments),
     /// Remove a name of an image, and the image with its last one
     Rmi(commands::rmi::Arguments),
+    /// Images as stacks of layers, and who shares each
+    Image(commands::image::Arguments),
     /// An image's layers: size, shared by how many, what made them
     History(commands::history::Arguments),
     /// What a container or image changed against an image: A, C and D lines
@@ -102,6 +120,8 @@ pub(crate) enum Verb {
     Explain(commands::explain::Arguments),
     /// Version, node, kernel features found and missing, drivers, limits, paths
     Info(commands::info::Arguments),
+    /// The CustomResourceDefinitions of NodeWorkload and NodeReport as YAML
+    Crd(commands::crd::Arguments),
     /// The completion script of a shell
     Completion(commands::completion::Arguments),
     /// The guided run of the README: an agent under a temporary root, and each claim checked
@@ -130,7 +150,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Help and version are data, and success; everything else is a usage error.
-fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // Help that cannot be printed has no other way to say so.
     let _ = error.print();
     match error.kind() {
@@ -145,6 +165,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Agent(arguments) => commands::agent::run(*arguments, cli.global.run),
         Verb::Completion(arguments) => commands::completion::run(&arguments),
+        Verb::Controller(arguments) => commands::controller::run(arguments),
+        Verb::Crd(arguments) => commands::crd::run(&arguments),
         Verb::Demo(arguments) => commands::demo::run(arguments),
         Verb::Docs(arguments) => commands::docs::run(&arguments),
         Verb::Explain(arguments) => commands::explain::run(&arguments),
@@ -164,19 +186,27 @@ async fn client(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Apply(a) => commands::apply::run(a, context).await,
         Verb::Delete(a) => commands::delete::run(a, context).await,
+        Verb::Restart(a) => commands::restart::run(a, context).await,
+        Verb::Scale(a) => commands::scale::run(a, context).await,
+        Verb::Rollout(a) => commands::rollout::run(a, context).await,
+        Verb::Drain(a) => commands::drain::run(a, context).await,
         Verb::Run(a) => commands::run::run(*a, context).await,
         Verb::Get(a) => commands::get::run(a, context).await,
         Verb::Describe(a) => commands::describe::run(a, context).await,
         Verb::Logs(a) => commands::logs::run(a, context).await,
         Verb::Exec(a) => commands::exec::run(a, context).await,
         Verb::Attach(a) => commands::attach::run(a, context).await,
+        Verb::Cp(a) => commands::cp::run(a, context).await,
+        Verb::PortForward(a) => commands::port_forward::run(a, context).await,
         Verb::Wait(a) => commands::wait::run(a, context).await,
         Verb::Top(a) => commands::top::run(a, context).await,
         Verb::Pull(a) => commands::pull::run(a, context).await,
         Verb::Load(a) => commands::load::run(a, context).await,
+        Verb::Save(a) => commands::save::run(a, context).await,
         Verb::Export(a) => commands::export::run(a, context).await,
         Verb::Tag(a) => commands::tag::run(a, context).await,
         Verb::Rmi(a) => commands::rmi::run(a, context).await,
+        Verb::Image(a) => commands::image::run(a, context).await,
         Verb::History(a) => commands::history::run(a, context).await,
         Verb::Diff(a) => commands::diff::run(a, context).await,
         Verb::Df(a) => commands::df::run(a, context).await,
@@ -186,9 +216,13 @@ async fn client(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Gc(a) => commands::gc::run(a, context).await,
         Verb::Check(a) => commands::check::run(a, context).await,
         Verb::Info(a) => commands::info::run(a, context).await,
-        Verb::Agent(_) | Verb::Completion(_) | Verb::Demo(_) | Verb::Docs(_) | Verb::Explain(_) => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Verb::Agent(_)
+        | Verb::Completion(_)
+        | Verb::Controller(_)
+        | Verb::Crd(_)
+        | Verb::Demo(_)
+        | Verb::Docs(_)
+        | Verb::Explain(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use anyhow::Context as _;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -14,10 +14,11 @@ use lamina::server::problem::Problem;
 use lamina::server::{socket, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 
 use crate::failure::{Failure, Status};
+use crate::remote::Remote;
 
 type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
 type Body = Either<Full<Bytes>, Upload>;
@@ -35,13 +36,20 @@ pub(crate) struct Stream {
 }
 
 /// One agent. A connection is made for each request: a socket on the same machine costs microseconds.
-#[derive(Debug)]
-pub(crate) struct Client {
-    socket: PathBuf,
+#[derive(Debug, Clone)]
+pub(crate) struct Client(Place);
+
+/// Where an agent is.
+#[derive(Debug, Clone)]
+enum Place {
+    /// On this machine, by its socket.
+    Socket(PathBuf),
+    /// On a node of a cluster.
+    Node(Remote),
 }
 
 /// A path with a query, put together so that no value can end it early.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Route(String);
 
 impl Route {
@@ -97,12 +105,17 @@ fn escape(text: &str, out: &mut String) {
 impl Client {
     /// The agent whose run directory is `run`.
     pub(crate) fn new(run: &Path) -> Self {
-        Self { socket: run.join(socket::FILE_NAME) }
+        Self(Place::Socket(run.join(socket::FILE_NAME)))
     }
 
-    async fn connect(&self) -> Result<UnixStream, Failure> {
-        UnixStream::connect(&self.socket).await.map_err(|source| {
-            let path = self.socket.display();
+    /// The agent of a node.
+    pub(crate) fn remote(remote: Remote) -> Self {
+        Self(Place::Node(remote))
+    }
+
+    async fn connect(socket: &Path) -> Result<UnixStream, Failure> {
+        UnixStream::connect(socket).await.map_err(|source| {
+            let path = socket.display();
             match source.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
                     Failure::new(Status::Agent, format!("the agent is not running (nobody listens on {path})"))
@@ -118,13 +131,14 @@ impl Client {
         })
     }
 
-    async fn send(&self, request: Request<Body>) -> anyhow::Result<Response<Incoming>> {
-        let stream = self.connect().await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot talk to the agent")?;
-        // Ends by itself when the answer's body, or the stream after an upgrade, is dropped.
-        tokio::spawn(connection.with_upgrades());
-        let response = sender.send_request(request).await.context("the agent gave no answer")?;
+    async fn send(&self, mut request: Request<Body>) -> anyhow::Result<Response<Incoming>> {
+        let response = match &self.0 {
+            Place::Socket(socket) => over(Self::connect(socket).await?, request).await?,
+            Place::Node(remote) => {
+                request.headers_mut().insert(AUTHORIZATION, remote.authorization().clone());
+                over(remote.connect().await?, request).await?
+            }
+        };
         if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
@@ -176,8 +190,14 @@ impl Client {
 
     /// Reads an answer as it comes.
     pub(crate) async fn download(&self, route: &Route) -> anyhow::Result<Download> {
-        let request = Self::request(Method::GET, route).body(Either::Left(Full::default()))?;
-        Ok(Download { body: self.send(request).await?.into_body(), rest: Vec::new() })
+        self.follow(Method::GET, route).await
+    }
+
+    /// Has something done, and reads as it comes how it gets on.
+    pub(crate) async fn follow(&self, method: Method, route: &Route) -> anyhow::Result<Download> {
+        let request = Self::request(method, route).body(Either::Left(Full::default()))?;
+        let (head, body) = self.send(request).await?.into_parts();
+        Ok(Download { headers: head.headers, body, rest: Vec::new() })
     }
 
     /// Sends a body as it is read.
@@ -205,6 +225,18 @@ impl Client {
     }
 }
 
+/// Sends a request over a connection of its own.
+async fn over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Body>,
+) -> anyhow::Result<Response<Incoming>> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot talk to the agent")?;
+    // Ends by itself when the answer's body, or the stream after an upgrade, is dropped.
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await.context("the agent gave no answer")
+}
+
 async fn collect(response: Response<Incoming>) -> anyhow::Result<Bytes> {
     let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
     match body.collect().await {
@@ -216,11 +248,17 @@ async fn collect(response: Response<Incoming>) -> anyhow::Result<Bytes> {
 /// An answer that is read as it comes.
 #[derive(Debug)]
 pub(crate) struct Download {
+    headers: http::HeaderMap,
     body: Incoming,
     rest: Vec<u8>,
 }
 
 impl Download {
+    /// A header of the answer.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    }
+
     /// The next piece.
     pub(crate) async fn chunk(&mut self) -> anyhow::Result<Option<Bytes>> {
         while let Some(frame) = self.body.frame().await {

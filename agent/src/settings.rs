@@ -8,11 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use lamina::node::{self, StoreDriver};
+use ipnet::Ipv4Net;
+use lamina::network;
+use lamina::node::{self, Cluster, StoreDriver, Thresholds};
 use serde::{Deserialize, Deserializer};
 
 use crate::cli::RUN;
 use crate::failure::Failure;
+
+#[cfg(test)]
+mod tests;
 
 /// Where the file is when nothing says otherwise; there it may be missing.
 const FILE: &str = "/etc/lamina/config.yaml";
@@ -36,12 +41,32 @@ pub(crate) struct Layer {
     /// Watched directories of manifests; may be given more than once [default: /etc/lamina/manifests]
     #[arg(long, env = "LAMINA_MANIFESTS", value_name = "DIR", value_delimiter = ':')]
     manifests: Option<Vec<PathBuf>>,
+    /// Watched directories of image archives; may be given more than once [default: /etc/lamina/images]
+    #[arg(long, env = "LAMINA_IMAGES", value_name = "DIR", value_delimiter = ':')]
+    images: Option<Vec<PathBuf>>,
     /// The node's name [default: the host's name]
     #[arg(long, env = "LAMINA_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
-    /// Where /metrics, /healthz and /readyz are; only a loopback address, unless --metrics-insecure [default: 127.0.0.1:9640]
-    #[arg(long, env = "LAMINA_METRICS", value_name = "ADDR")]
+    /// Take pods from the API server of a cluster, too: the NodeWorkloads that are assigned to this node [default: false]
+    #[arg(long, env = "LAMINA_KUBERNETES", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    kubernetes: Option<bool>,
+    /// How to reach the API server [default: as the service account of the agent's own pod]
+    #[arg(long, env = "LAMINA_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace of the Leases by which the cluster knows that nodes are alive [default: lamina-system]
+    #[arg(long, env = "LAMINA_LEASE_NAMESPACE", value_name = "NAMESPACE")]
+    lease_namespace: Option<String>,
+    /// Where /metrics, /healthz and /readyz are. An address that others can reach has TLS; with --kubernetes, tokens of the
+    /// cluster are asked for, and `kubectl lamina` is answered there, too [default: 127.0.0.1:9640]
+    #[arg(long, env = "LAMINA_METRICS", value_name = "ADDR", value_parser = address)]
+    #[serde(deserialize_with = "address_of")]
     metrics: Option<SocketAddr>,
+    /// The certificate for that, in PEM format [default: one made at each start, with --kubernetes]
+    #[arg(long, env = "LAMINA_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM format
+    #[arg(long, env = "LAMINA_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Serve metrics on an address that others can reach, without TLS and to anybody [default: false]
     #[arg(long, env = "LAMINA_METRICS_INSECURE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     metrics_insecure: Option<bool>,
@@ -62,6 +87,18 @@ pub(crate) struct Layer {
     #[arg(long, env = "LAMINA_GC_IMAGE_AGE", value_name = "DURATION", value_parser = lamina::api::duration::parse)]
     #[serde(deserialize_with = "duration")]
     gc_image_age: Option<Duration>,
+    /// Of what there must be how much, or pods are evicted; as for a kubelet, or none [default: memory.available<100Mi, nodefs.available<10%, nodefs.inodesFree<5%]
+    #[arg(long, env = "LAMINA_EVICTION_HARD", value_name = "THRESHOLDS", value_parser = str::parse::<Thresholds>)]
+    #[serde(deserialize_with = "thresholds")]
+    eviction_hard: Option<Thresholds>,
+    /// How long the node counts as short of something after it was [default: 5m]
+    #[arg(long, env = "LAMINA_EVICTION_PRESSURE_TRANSITION_PERIOD", value_name = "DURATION", value_parser = lamina::api::duration::parse)]
+    #[serde(deserialize_with = "duration")]
+    eviction_pressure_transition_period: Option<Duration>,
+    /// Where between its memory request and limit a container is slowed down, as 0.9 (memory.high; cgroup v2 only) [default: nowhere]
+    #[arg(long, env = "LAMINA_MEMORY_THROTTLING_FACTOR", value_name = "FACTOR", value_parser = factor)]
+    #[serde(deserialize_with = "factor_of")]
+    memory_throttling_factor: Option<u64>,
     /// Mirrors, plain-http hosts, CAs and credentials of registries [default: /etc/lamina/registries.yaml]
     #[arg(long, env = "LAMINA_REGISTRY_CONFIG", value_name = "FILE")]
     registry_config: Option<PathBuf>,
@@ -74,6 +111,40 @@ pub(crate) struct Layer {
     /// Tasks (processes and threads) that a pod may have [default: 8192]
     #[arg(long, env = "LAMINA_POD_PIDS_LIMIT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pod_pids_limit: Option<u32>,
+    /// What pods without hostNetwork are connected to: bridge, cni for what --cni-conf-dir configures, auto for cni where
+    /// something is configured and bridge elsewhere, or none for their loopback alone [default: auto]
+    #[arg(long, env = "LAMINA_NETWORK", value_name = "KIND")]
+    network: Option<Connected>,
+    /// Where configurations of CNI networks lie; the first by name counts [default: /etc/lamina/cni/net.d]
+    #[arg(long, env = "LAMINA_CNI_CONF_DIR", value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Where CNI plugins lie; may be given more than once [default: /opt/cni/bin, /usr/lib/cni]
+    #[arg(long, env = "LAMINA_CNI_BIN_DIR", value_name = "DIR", value_delimiter = ':')]
+    cni_bin_dir: Option<Vec<PathBuf>>,
+    /// How long a CNI plugin may take before it is killed [default: 1m]
+    #[arg(long, env = "LAMINA_CNI_TIMEOUT", value_name = "DURATION", value_parser = lamina::api::duration::parse)]
+    #[serde(deserialize_with = "duration")]
+    cni_timeout: Option<Duration>,
+    /// From where the node takes a range of addresses (a /24) for its pods [default: 10.88.0.0/14]
+    #[arg(long, env = "LAMINA_POD_CIDR", value_name = "CIDR", value_parser = pod_cidr)]
+    #[serde(deserialize_with = "cidr")]
+    pod_cidr: Option<Ipv4Net>,
+    /// From where the node takes a range of addresses (a /24) for services [default: 10.96.0.0/12]
+    #[arg(long, env = "LAMINA_SERVICE_CIDR", value_name = "CIDR", value_parser = pod_cidr)]
+    #[serde(deserialize_with = "cidr")]
+    service_cidr: Option<Ipv4Net>,
+    /// The domain below which services and pods have names [default: cluster.local]
+    #[arg(long, env = "LAMINA_CLUSTER_DOMAIN", value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
+    /// Sysctls that pods may set beside the safe ones: names, or beginnings that end in * [default: none]
+    #[arg(long, env = "LAMINA_ALLOWED_UNSAFE_SYSCTLS", value_name = "NAMES", value_delimiter = ',')]
+    allowed_unsafe_sysctls: Option<Vec<String>>,
+    /// Where files describe devices (CDI); may be given more than once, the later wins [default: /etc/cdi, /var/run/cdi]
+    #[arg(long, env = "LAMINA_CDI_DIR", value_name = "DIR", value_delimiter = ':')]
+    cdi_dir: Option<Vec<PathBuf>>,
+    /// Where the files of localhostProfile lie [default: seccomp below the root]
+    #[arg(long, env = "LAMINA_SECCOMP_DIR", value_name = "DIR")]
+    seccomp_dir: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or by module as in `info,lamina::image=debug` [default: info]
     #[arg(long, env = "LAMINA_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
@@ -93,6 +164,15 @@ enum Driver {
     Directory,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Connected {
+    Auto,
+    Bridge,
+    Cni,
+    None,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,15 +190,75 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// The smallest pool has an address for the bridge and one for a pod.
+const LONGEST_PREFIX: u8 = 30;
+
+fn pod_cidr(text: &str) -> Result<Ipv4Net, String> {
+    let net: Ipv4Net = text.parse().map_err(|_| "must be an IPv4 network, as in 10.88.0.0/14".to_owned())?;
+    if net.prefix_len() > LONGEST_PREFIX || net.prefix_len() < 8 {
+        return Err(format!("must have a prefix from /8 to /{LONGEST_PREFIX}"));
+    }
+    Ok(net.trunc())
+}
+
+fn cidr<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Ipv4Net>, D::Error> {
+    let text = String::deserialize(from)?;
+    pod_cidr(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 /// A path as seen from where the agent was started: shims and later agents are started elsewhere.
 fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
     std::path::absolute(&path)
         .map_err(|e| Failure::usage(format!("--{name} {:?} cannot be made absolute", path.display())).source(e))
 }
 
+/// An address and a port. Brackets around an IPv6 address may be missing, as they are when the address is put in by
+/// somebody who does not know which kind it is (`$(HOST_IP):9640`).
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let parts =
+        text.rsplit_once(':').and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
+    parts.ok_or_else(|| "must be an IP address and a port, as in 127.0.0.1:9640 or [::1]:9640".to_owned())
+}
+
+fn address_of<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    address(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
     lamina::api::duration::parse(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// A share between 0 and 1, in thousandths.
+fn factor(text: &str) -> Result<u64, String> {
+    let bad = || "must be above 0 and at most 1, as 0.9".to_owned();
+    let thousandths = text.parse::<lamina::api::quantity::Quantity>().map_err(|_| bad())?.milli_units();
+    if (1..=1000).contains(&thousandths) { Ok(thousandths) } else { Err(bad()) }
+}
+
+fn factor_of<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let number = f64::deserialize(from)?;
+    factor(&number.to_string()).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn thresholds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Thresholds>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// How what listens on an address is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tls {
+    /// Not at all: the address is a loopback one, or that was asked for.
+    None,
+    /// By a certificate made at each start.
+    Fresh,
+    /// By a certificate in a file, and its key in another.
+    Files(PathBuf, PathBuf),
 }
 
 /// Everything the daemon needs.
@@ -128,6 +268,8 @@ pub(crate) struct Settings {
     pub(crate) node: node::Settings,
     /// Where metrics and health are.
     pub(crate) metrics: SocketAddr,
+    /// How they are protected.
+    pub(crate) tls: Tls,
     /// What is logged.
     pub(crate) log_level: String,
     /// How.
@@ -166,18 +308,39 @@ impl Layer {
             root: self.root.or(below.root),
             log_dir: self.log_dir.or(below.log_dir),
             manifests: self.manifests.or(below.manifests),
+            images: self.images.or(below.images),
             node_name: self.node_name.or(below.node_name),
+            kubernetes: self.kubernetes.or(below.kubernetes),
+            kubeconfig: self.kubeconfig.or(below.kubeconfig),
+            lease_namespace: self.lease_namespace.or(below.lease_namespace),
             metrics: self.metrics.or(below.metrics),
+            tls_cert: self.tls_cert.or(below.tls_cert),
+            tls_key: self.tls_key.or(below.tls_key),
             metrics_insecure: self.metrics_insecure.or(below.metrics_insecure),
             store_driver: self.store_driver.or(below.store_driver),
             gc_grace: self.gc_grace.or(below.gc_grace),
             gc_high: self.gc_high.or(below.gc_high),
             gc_low: self.gc_low.or(below.gc_low),
             gc_image_age: self.gc_image_age.or(below.gc_image_age),
+            eviction_hard: self.eviction_hard.or(below.eviction_hard),
+            eviction_pressure_transition_period: self
+                .eviction_pressure_transition_period
+                .or(below.eviction_pressure_transition_period),
+            memory_throttling_factor: self.memory_throttling_factor.or(below.memory_throttling_factor),
             registry_config: self.registry_config.or(below.registry_config),
             metrics_layers: self.metrics_layers.or(below.metrics_layers),
             pull_parallel: self.pull_parallel.or(below.pull_parallel),
             pod_pids_limit: self.pod_pids_limit.or(below.pod_pids_limit),
+            network: self.network.or(below.network),
+            cni_conf_dir: self.cni_conf_dir.or(below.cni_conf_dir),
+            cni_bin_dir: self.cni_bin_dir.or(below.cni_bin_dir),
+            cni_timeout: self.cni_timeout.or(below.cni_timeout),
+            pod_cidr: self.pod_cidr.or(below.pod_cidr),
+            service_cidr: self.service_cidr.or(below.service_cidr),
+            cluster_domain: self.cluster_domain.or(below.cluster_domain),
+            allowed_unsafe_sysctls: self.allowed_unsafe_sysctls.or(below.allowed_unsafe_sysctls),
+            cdi_dir: self.cdi_dir.or(below.cdi_dir),
+            seccomp_dir: self.seccomp_dir.or(below.seccomp_dir),
             log_level: self.log_level.or(below.log_level),
             log_format: self.log_format.or(below.log_format),
             run: self.run.or(below.run),
@@ -200,7 +363,18 @@ impl Settings {
                 .into_iter()
                 .map(|path| absolute("manifests", path))
                 .collect::<Result<_, _>>()?,
+            images: all
+                .images
+                .unwrap_or(default.images)
+                .into_iter()
+                .map(|path| absolute("images", path))
+                .collect::<Result<_, _>>()?,
             node_name: all.node_name.or(default.node_name),
+            kubernetes: all.kubernetes.unwrap_or_default().then(|| Cluster {
+                kubeconfig: all.kubeconfig,
+                namespace: all.lease_namespace.unwrap_or_else(|| "lamina-system".to_owned()),
+                endpoint: None,
+            }),
             store_driver: match all.store_driver {
                 None | Some(Driver::Auto) => StoreDriver::Auto,
                 Some(Driver::Erofs) => StoreDriver::Erofs,
@@ -210,100 +384,83 @@ impl Settings {
             gc_high: all.gc_high.unwrap_or(default.gc_high),
             gc_low: all.gc_low.unwrap_or(default.gc_low),
             gc_image_age: all.gc_image_age.unwrap_or(default.gc_image_age),
+            eviction_hard: all.eviction_hard.unwrap_or(default.eviction_hard),
+            eviction_transition: all.eviction_pressure_transition_period.unwrap_or(default.eviction_transition),
+            memory_throttling: all.memory_throttling_factor.or(default.memory_throttling),
             registry_config: absolute("registry-config", all.registry_config.unwrap_or(default.registry_config))?,
             metrics_layers: all.metrics_layers.unwrap_or(default.metrics_layers),
             pull_parallel: all.pull_parallel.unwrap_or(default.pull_parallel),
             pod_pids_limit: all.pod_pids_limit.unwrap_or(default.pod_pids_limit),
+            network: network::Settings {
+                mode: match all.network {
+                    None | Some(Connected::Auto) => network::Mode::Auto,
+                    Some(Connected::Bridge) => network::Mode::Bridge,
+                    Some(Connected::Cni) => network::Mode::Cni,
+                    Some(Connected::None) => network::Mode::None,
+                },
+                pods: all.pod_cidr.unwrap_or(default.network.pods),
+                services: all.service_cidr.unwrap_or(default.network.services),
+                domain: all.cluster_domain.unwrap_or(default.network.domain),
+                cni: network::PluginSettings {
+                    dir: absolute("cni-conf-dir", all.cni_conf_dir.unwrap_or(default.network.cni.dir))?,
+                    programs: all
+                        .cni_bin_dir
+                        .unwrap_or(default.network.cni.programs)
+                        .into_iter()
+                        .map(|path| absolute("cni-bin-dir", path))
+                        .collect::<Result<_, _>>()?,
+                    limit: all.cni_timeout.unwrap_or(default.network.cni.limit),
+                },
+            },
+            allowed_unsafe_sysctls: all.allowed_unsafe_sysctls.unwrap_or_default(),
+            cdi: all
+                .cdi_dir
+                .unwrap_or(default.cdi)
+                .into_iter()
+                .map(|path| absolute("cdi-dir", path))
+                .collect::<Result<_, _>>()?,
+            seccomp: all.seccomp_dir.map(|dir| absolute("seccomp-dir", dir)).transpose()?,
             shim: None,
         };
+        for pattern in &node.allowed_unsafe_sysctls {
+            lamina::api::sysctl::check_pattern(pattern)
+                .map_err(|e| Failure::usage(format!("sysctls that pods may set: {e}")))?;
+        }
         if node.gc_low >= node.gc_high || node.gc_high > 100 {
             return Err(Failure::usage(format!(
                 "--gc-low is {} and --gc-high is {}: low must be below high, and high at most 100",
                 node.gc_low, node.gc_high
             )));
         }
+        if let Err(error) = lamina::api::ids::check_subdomain(&node.network.domain) {
+            return Err(Failure::usage(format!("--cluster-domain {:?} {error}", node.network.domain)));
+        }
         if node.pull_parallel == 0 {
             return Err(Failure::usage("--pull-parallel must be above 0"));
         }
         let metrics = all.metrics.unwrap_or(METRICS);
-        if !metrics.ip().is_loopback() && all.metrics_insecure != Some(true) {
-            return Err(Failure::usage(format!("metrics on {metrics} can be read by others"))
-                .hint("use a loopback address, or say --metrics-insecure"));
-        }
+        let reachable = !metrics.ip().is_loopback();
+        let tls = match (all.tls_cert, all.tls_key) {
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Failure::usage("--tls-cert and --tls-key belong together"));
+            }
+            (Some(_), Some(_)) if all.metrics_insecure == Some(true) => {
+                return Err(Failure::usage("--metrics-insecure and --tls-cert contradict each other"));
+            }
+            (Some(certificate), Some(key)) => Tls::Files(absolute("tls-cert", certificate)?, absolute("tls-key", key)?),
+            (None, None) if !reachable || all.metrics_insecure == Some(true) => Tls::None,
+            (None, None) if node.kubernetes.is_some() => Tls::Fresh,
+            (None, None) => {
+                return Err(Failure::usage(format!("metrics on {metrics} can be read by others"))
+                    .hint("use a loopback address, or --tls-cert and --tls-key, or say --metrics-insecure"));
+            }
+        };
         Ok(Self {
             node,
             metrics,
+            tls,
             log_level: all.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: all.log_format.unwrap_or(LogFormat::Text),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        layer: Layer,
-    }
-
-    fn line(text: &str) -> Layer {
-        Line::try_parse_from(std::iter::once("agent").chain(text.split_whitespace())).unwrap().layer
-    }
-
-    fn joined(flags: &str, file: &str) -> Result<Settings, Failure> {
-        Settings::join(line(flags), Layer::parse(file).unwrap())
-    }
-
-    #[test]
-    fn nothing_said_gives_the_defaults_of_the_table() {
-        let settings = joined("", "").unwrap();
-        assert_eq!(settings.node, node::Settings::default());
-        assert_eq!(settings.metrics.to_string(), "127.0.0.1:9640");
-    }
-
-    #[test]
-    fn a_flag_weighs_more_than_the_file() {
-        let file = "root: /a\ngc-grace: 1h\nmanifests: [/x, /y]\nlog-format: json\npull-parallel: 2\n";
-        let settings = joined("--root /b --manifests /m --manifests /n:/o", file).unwrap();
-        assert_eq!(settings.node.root, Path::new("/b"));
-        assert_eq!(settings.node.manifests, ["/m", "/n", "/o"].map(PathBuf::from));
-        assert_eq!(settings.node.gc_grace, Duration::from_hours(1));
-        assert_eq!((settings.log_format, settings.node.pull_parallel), (LogFormat::Json, 2));
-    }
-
-    #[test]
-    fn an_unknown_name_in_the_file_is_refused_by_name() {
-        let error = Layer::parse("gc-grase: 1h\n").unwrap_err().to_string();
-        assert!(error.contains("gc-grase"), "{error}");
-        assert!(Layer::parse("gc-grace: soon\n").is_err());
-    }
-
-    #[test]
-    fn settings_that_contradict_each_other_are_refused() {
-        for flags in ["--gc-high 50 --gc-low 60", "--metrics 0.0.0.0:9640"] {
-            joined(flags, "").unwrap_err();
-        }
-        joined("--metrics 0.0.0.0:9640 --metrics-insecure", "").unwrap();
-        joined("", "pull-parallel: 0").unwrap_err();
-    }
-
-    #[test]
-    fn relative_paths_are_seen_from_where_the_agent_is_started() {
-        let here = std::env::current_dir().unwrap();
-        let settings = joined("--root state --manifests ./m", "log-dir: logs\n").unwrap().node;
-        assert_eq!(settings.root, here.join("state"));
-        assert_eq!(settings.manifests, [here.join("m")]);
-        assert_eq!(settings.log_dir, here.join("logs"));
-    }
-
-    #[test]
-    fn a_file_that_was_named_must_be_there() {
-        let missing = Path::new("/nonexistent/lamina.yaml");
-        assert!(Layer::file(Some(missing)).unwrap_err().to_string().contains("/nonexistent/lamina.yaml"));
     }
 }

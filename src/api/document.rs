@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +31,16 @@ pub enum Kind {
     Deployment,
     /// `apps/v1/DaemonSet`
     DaemonSet,
+    /// `apps/v1/StatefulSet`
+    StatefulSet,
     /// `batch/v1/Job`
     Job,
+    /// `batch/v1/CronJob`
+    CronJob,
+    /// `v1/Service`
+    Service,
+    /// `v1/PersistentVolumeClaim`
+    PersistentVolumeClaim,
     /// A kind that is accepted so that files written for a cluster load, and does nothing here.
     Ignored,
     /// Not an object of a manifest: the node itself, in events.
@@ -52,7 +60,11 @@ impl Kind {
             Self::Secret => "Secret",
             Self::Deployment => "Deployment",
             Self::DaemonSet => "DaemonSet",
+            Self::StatefulSet => "StatefulSet",
             Self::Job => "Job",
+            Self::CronJob => "CronJob",
+            Self::Service => "Service",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Ignored => "Ignored",
             Self::Node => "Node",
             Self::Source => "Source",
@@ -83,7 +95,11 @@ impl FromStr for Kind {
             "secret" | "secrets" => Self::Secret,
             "deployment" | "deployments" | "deploy" => Self::Deployment,
             "daemonset" | "daemonsets" | "ds" => Self::DaemonSet,
+            "statefulset" | "statefulsets" | "sts" => Self::StatefulSet,
             "job" | "jobs" => Self::Job,
+            "cronjob" | "cronjobs" | "cj" => Self::CronJob,
+            "service" | "services" | "svc" => Self::Service,
+            "persistentvolumeclaim" | "persistentvolumeclaims" | "pvc" => Self::PersistentVolumeClaim,
             _ => return Err(KindError),
         })
     }
@@ -133,8 +149,16 @@ pub enum Object {
     Deployment(Box<Deployment>),
     /// `apps/v1/DaemonSet`
     DaemonSet(Box<DaemonSet>),
+    /// `apps/v1/StatefulSet`
+    StatefulSet(Box<StatefulSet>),
     /// `batch/v1/Job`
     Job(Box<Job>),
+    /// `batch/v1/CronJob`
+    CronJob(Box<CronJob>),
+    /// `v1/Service`
+    Service(Box<Service>),
+    /// `v1/PersistentVolumeClaim`
+    PersistentVolumeClaim(Box<PersistentVolumeClaim>),
     /// A kind that does nothing here.
     Ignored(IgnoredObject),
 }
@@ -148,7 +172,11 @@ impl Object {
             Self::Secret(_) => Kind::Secret,
             Self::Deployment(_) => Kind::Deployment,
             Self::DaemonSet(_) => Kind::DaemonSet,
+            Self::StatefulSet(_) => Kind::StatefulSet,
             Self::Job(_) => Kind::Job,
+            Self::CronJob(_) => Kind::CronJob,
+            Self::Service(_) => Kind::Service,
+            Self::PersistentVolumeClaim(_) => Kind::PersistentVolumeClaim,
             Self::Ignored(_) => Kind::Ignored,
         }
     }
@@ -161,7 +189,11 @@ impl Object {
             Self::Secret(o) => Some(&o.metadata),
             Self::Deployment(o) => Some(&o.metadata),
             Self::DaemonSet(o) => Some(&o.metadata),
+            Self::StatefulSet(o) => Some(&o.metadata),
             Self::Job(o) => Some(&o.metadata),
+            Self::CronJob(o) => Some(&o.metadata),
+            Self::Service(o) => Some(&o.metadata),
+            Self::PersistentVolumeClaim(o) => Some(&o.metadata),
             Self::Ignored(_) => None,
         }
     }

@@ -72,6 +72,12 @@ reasons! {
     Failed Warning,
     /// A container is being stopped.
     Killing Normal,
+    /// A probe failed.
+    Unhealthy Warning,
+    /// A container's hook after its start failed; the container is ended.
+    FailedPostStartHook Warning,
+    /// A container's hook before its end failed; the end goes on.
+    FailedPreStopHook Warning,
     /// A container ended.
     Exited Normal,
     /// A container ended badly.
@@ -86,14 +92,22 @@ reasons! {
     Updated Normal,
     /// A pod or container is replaced for a change in its manifest.
     Replacing Normal,
+    /// A container ended so that its rule has all containers of its pod start anew.
+    RestartingAllContainers Normal,
     /// A volume could not be mounted.
     FailedMount Warning,
+    /// A claim has a volume.
+    ProvisioningSucceeded Normal,
+    /// A claim holds more than it asked for.
+    ExceededCapacity Warning,
     /// A running pod was found and taken over.
     Adopted Normal,
     /// A running pod could not be taken over and was killed.
     ShimLost Warning,
     /// A pod is gone.
     Deleted Normal,
+    /// The node is short of something, and goes about to free it.
+    EvictionThresholdMet Warning,
     /// A pod was evicted for want of disk or memory.
     Evicted Warning,
     /// A job made a pod, or a workload did.
@@ -106,6 +120,10 @@ reasons! {
     Collected Normal,
     /// The disk fills up.
     DiskPressure Warning,
+    /// Every pod is stopped, and none is started.
+    Drained Normal,
+    /// Pods are started again.
+    Undrained Normal,
     /// A layer or image on disk is damaged.
     Damaged Warning,
     /// A damaged layer was fetched again.

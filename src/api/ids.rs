@@ -199,6 +199,27 @@ impl fmt::Display for PodKey {
     }
 }
 
+/// What resources of huge pages begin with.
+pub const HUGE_PAGES: &str = "hugepages-";
+
+/// The size of a page in bytes that a resource (`hugepages-2Mi`) names.
+pub fn page_size(resource: &str) -> Option<u64> {
+    let size = resource.strip_prefix(HUGE_PAGES)?.parse::<super::quantity::Quantity>().ok()?;
+    Some(size.units()).filter(|size| size.is_power_of_two() && *size >= 4096)
+}
+
+/// Whether this is how a device is written that files of the node describe (CDI): `vendor/class=name`.
+pub fn is_device(text: &str) -> bool {
+    let good = |part: &str, more: &[u8]| {
+        let bytes = part.as_bytes();
+        let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || more.contains(b))
+    };
+    text.split_once('/')
+        .and_then(|(vendor, rest)| Some((vendor, rest.split_once('=')?)))
+        .is_some_and(|(vendor, (class, name))| good(vendor, b"_-.") && good(class, b"_-.") && good(name, b"_-.:"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,5 +247,15 @@ mod tests {
         assert_eq!(&uid.as_str()[14..15], "4");
         assert!("../../../../../../../../../../etc/pass".parse::<PodUid>().is_err());
         assert_eq!(PodUid::from_bytes([0xff; 16]).as_str(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+
+    #[test]
+    fn a_device_is_known_by_vendor_class_and_name() {
+        for good in ["vendor.com/class=name", "v/c=0", "nvidia.com/gpu=GPU-1:0"] {
+            assert!(is_device(good), "{good}");
+        }
+        for bad in ["", "a", "a/b", "a/b=", "/b=c", "a/=c", "a/b=-c", "a/b=c/d", "a b/c=d"] {
+            assert!(!is_device(bad), "{bad}");
+        }
     }
 }

@@ -3,12 +3,14 @@
 //! ```text
 //!  bytes ──document──▶ objects, every problem by file and path ──canonical──▶ one form of one meaning
 //!          (yaml, decode, fields, validate)                          │
-//!                                            workload: Deployment, DaemonSet, Job ──▶ pods by name
+//!                                            workload: Deployment, Job, … ──▶ pods by name
 //!                                            change:   old pod, new pod ──▶ nothing · in place · containers · replace
 //! ```
 
 pub mod canonical;
 pub mod change;
+pub mod claim;
+pub mod cluster;
 pub mod condition;
 mod decode;
 pub mod document;
@@ -17,8 +19,10 @@ pub mod env;
 pub mod event;
 pub mod fields;
 pub mod ids;
+pub mod immutable;
 pub mod problem;
 pub mod quantity;
+pub mod sysctl;
 pub mod text;
 mod validate;
 pub mod view;
@@ -30,4 +34,4 @@ pub use document::{Document, Kind, Object, ObjectKey, Parsed, parse};
 pub use event::{Event, EventType, Reason};
 pub use ids::{ContainerName, PodKey, PodUid};
 pub use problem::Problem;
-pub use view::PodView;
+pub use view::{PodView, WorkloadView};

@@ -21,6 +21,12 @@ pub struct Problem {
     pub reason: String,
 }
 
+/// An error and its causes in one line; no `Display` repeats its source, so nothing is said twice.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 impl Problem {
     /// A problem of a whole file or directory.
     pub fn file(file: impl Into<String>, reason: impl Into<String>) -> Self {

@@ -144,6 +144,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A local file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A local file or directory is no image.
     #[error("{} is not an OCI layout or docker archive: {reason}", path.display())]
     Archive {
@@ -170,9 +178,11 @@ impl Error {
             Self::Registry { source, .. } => class_of(source),
             Self::Config { .. } | Self::NotPresent { .. } => Retry::OnChange,
             Self::Document { .. } | Self::Archive { .. } => Retry::Never,
-            Self::Credentials { .. } | Self::Digest { .. } | Self::Read { .. } | Self::Cancelled { .. } => {
-                Retry::Backoff
-            }
+            Self::Credentials { .. }
+            | Self::Digest { .. }
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Cancelled { .. } => Retry::Backoff,
             Self::NotYours { source, .. } => source.as_ref().map_or(Retry::OnChange, |e| e.class()),
             Self::Store { source, .. } => match source {
                 store::Error::Image { .. } => Retry::Never,
@@ -197,7 +207,8 @@ impl Error {
                 store::Error::Convert { .. } | store::Error::Image { .. } => Reason::Unpack,
                 _ => Reason::Other,
             },
-            Self::Config { .. } | Self::Read { .. } => Reason::Other,
+            Self::Write { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Reason::Space,
+            Self::Config { .. } | Self::Read { .. } | Self::Write { .. } => Reason::Other,
             Self::Shared(shared) => shared.reason(),
             Self::Cancelled { .. } => Reason::Cancelled,
         }

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use super::client::{Timing, Transport};
 use super::config::RegistryConfig;
 use super::error::Error;
@@ -27,6 +29,10 @@ pub(super) struct Inner {
     pub(super) metrics: Metrics,
     /// Owners of the pull refs of pulls that run now.
     active: Mutex<HashSet<String>>,
+    /// Shared by whatever pulls are writing to the store; a write goes on when its pull is given up.
+    pub(super) writes: Arc<tokio::sync::RwLock<()>>,
+    /// Whether what lies on this node as archives has been loaded.
+    pub(super) local: watch::Sender<bool>,
 }
 
 impl Images {
@@ -55,8 +61,9 @@ impl Images {
         let config = Arc::new(config);
         let transport = Arc::new(Transport::new(Arc::clone(&config), timing, metrics.clone()));
         let flights = Flights::new(parallel);
-        let active = Mutex::default();
-        Ok(Self(Arc::new(Inner { store, config, transport, flights, metrics, active })))
+        let (active, writes) = (Mutex::default(), Arc::default());
+        let local = watch::channel(true).0;
+        Ok(Self(Arc::new(Inner { store, config, transport, flights, metrics, active, writes, local })))
     }
 
     /// The store that the images are in.
@@ -85,6 +92,18 @@ impl Images {
             self.0.metrics.reused(pulled.reused_bytes);
         }
         result
+    }
+
+    /// From now on pulls of what is not here wait until `true` is sent: archives on this node are being loaded.
+    pub fn wait_for_archives(&self) -> watch::Sender<bool> {
+        self.0.local.send_replace(false);
+        self.0.local.clone()
+    }
+
+    /// Waits until nothing is being written any more for pulls that were given up before: from then on no ref or image
+    /// of theirs appears in the store.
+    pub async fn settled(&self) {
+        drop(self.0.writes.write().await);
     }
 
     /// The holders (see [`PullRequest`]) of pods' pulls that did not finish and are not under way.

@@ -1,7 +1,11 @@
 //! `lamina load`: every image of a local archive or directory into the store, each under its names.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::error::Error;
@@ -9,9 +13,16 @@ use super::images::Images;
 use super::layout::{Item, Layout};
 use super::name::{ImageName, LayoutTag};
 use super::pull::{self, blocking};
-use super::request::{Progress, PullPolicy, PullRequest, Pulled};
+use super::request::{Holder, Progress, PullPolicy, PullRequest, Pulled};
 use crate::oci::{Platform, Reference};
+use crate::store::convert::{Compression, Inflate, InflateError};
 use crate::store::{RefKind, TagOrigin};
+
+/// How much of an archive is expanded at once.
+const PIECE: usize = 1 << 20;
+/// The most bytes that a compressed archive may expand to: several of the largest images there are. What does not fit
+/// on the disk is found by the disk.
+const MOST_EXPANDED: u64 = 256 << 30;
 
 /// One loaded image.
 #[derive(Debug, Clone)]
@@ -23,7 +34,8 @@ pub struct Loaded {
 }
 
 impl Images {
-    /// Loads all images of `path` (an OCI layout or a docker archive, a directory or a tar) for `platform`, this node's
+    /// Loads all images of `path` (an OCI layout or a docker archive, a directory or a tar, which
+    /// may be compressed by gzip or zstd) for `platform`, this node's
     /// if not said. They are a person's: each stays until `rmi` takes its last name.
     ///
     /// # Errors
@@ -34,8 +46,31 @@ impl Images {
         platform: Option<Platform>,
         progress: Option<UnboundedSender<Progress>>,
     ) -> Result<Vec<Loaded>, Error> {
+        self.load_for(path, platform, progress, None).await
+    }
+
+    /// As [`Images::load`], for this node; the images are held by `holder`, and their names hold nothing.
+    ///
+    /// # Errors
+    /// As [`Images::load`].
+    pub async fn load_held(&self, path: &Path, holder: Holder) -> Result<Vec<Loaded>, Error> {
+        self.load_for(path, None, None, Some(holder)).await
+    }
+
+    async fn load_for(
+        &self,
+        path: &Path,
+        platform: Option<Platform>,
+        progress: Option<UnboundedSender<Progress>>,
+        holder: Option<Holder>,
+    ) -> Result<Vec<Loaded>, Error> {
+        let by = if holder.is_some() { TagOrigin::Resolved } else { TagOrigin::Person };
         let platform = platform.unwrap_or_else(Platform::host);
-        let owned = path.to_owned();
+        let given = path.to_owned();
+        let staging = self.0.store.root().join("staging");
+        let plain = blocking(move || expanded(&given, &staging)).await?;
+        let source = plain.as_ref().map_or(path, |plain| &plain.0);
+        let owned = source.to_owned();
         let items = blocking(move || Layout::open(&owned).map(|layout| layout.items().to_vec())).await?;
         let mut all = Vec::with_capacity(items.len());
         for item in items {
@@ -45,12 +80,12 @@ impl Images {
                 image: ImageName::Registry(first.clone()),
                 policy: PullPolicy::Always,
                 secrets: Vec::new(),
-                holder: (RefKind::Tag, first.to_string()),
-                by: TagOrigin::Person,
+                holder: holder.clone().unwrap_or_else(|| (RefKind::Tag, first.to_string())),
+                by,
                 progress: progress.clone(),
                 platform: Some(platform.clone()),
             };
-            let owned = path.to_owned();
+            let owned = source.to_owned();
             let layout = blocking(move || Layout::open(&owned)).await?;
             let tag = LayoutTag::Digest(item.descriptor.digest.clone());
             let resolved = self.0.resolve_layout(layout, &tag, &platform).await?;
@@ -58,15 +93,61 @@ impl Images {
             for reference in references.get(1..).unwrap_or_default() {
                 let (store, reference, id) = (self.0.store.clone(), reference.clone(), pulled.image.id());
                 let what = reference.to_string();
-                blocking(move || {
-                    store.set_tag(&reference, &id, TagOrigin::Person).map_err(|source| Error::Store { what, source })
-                })
-                .await?;
+                blocking(move || store.set_tag(&reference, &id, by).map_err(|source| Error::Store { what, source }))
+                    .await?;
             }
             all.push(Loaded { pulled, references });
         }
         Ok(all)
     }
+}
+
+/// A file of ours that goes with its owner.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What cannot be removed now is at the next start.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// An archive that is compressed as a whole, expanded below `staging`: it is read out of order. `None`: it is not
+/// compressed, or a directory, or cannot be opened (which is said where it is read).
+fn expanded(path: &Path, staging: &Path) -> Result<Option<Temporary>, Error> {
+    // NONBLOCK: a FIFO of that name must not hold us up.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else { return Ok(None) };
+    let mut file = File::from(file);
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Ok(None);
+    }
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    let mut buffer = vec![0; PIECE];
+    let mut got = file.read(&mut buffer).map_err(read)?;
+    if Compression::sniff(&buffer[..got]) == Compression::None {
+        return Ok(None);
+    }
+    let plain = Temporary(staging.join(format!("load-{:016x}", rand::random::<u64>())));
+    let write = |source| Error::Write { path: plain.0.clone(), source };
+    let mut options = File::options();
+    let mut to = options.write(true).create_new(true).mode(0o600).open(&plain.0).map_err(write)?;
+    let mut inflate = Inflate::new(None, MOST_EXPANDED);
+    let refused = |error: InflateError| match error {
+        InflateError::Out(source) => match source.downcast() {
+            Ok(source) => write(*source),
+            Err(source) => write(io::Error::other(source)),
+        },
+        error => Error::Archive { path: path.to_owned(), reason: error.to_string() },
+    };
+    while got > 0 {
+        let mut out = |bytes: &[u8]| to.write_all(bytes).map_err(|e| InflateError::Out(Box::new(e)));
+        inflate.feed(&buffer[..got], &mut out).map_err(refused)?;
+        got = file.read(&mut buffer).map_err(read)?;
+    }
+    inflate.finish().map_err(refused)?;
+    Ok(Some(plain))
 }
 
 /// What an image will be called: by the archive's names, else by the archive's own.

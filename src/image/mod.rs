@@ -24,9 +24,11 @@ mod layout;
 mod load;
 mod metrics;
 mod name;
+mod preview;
 mod pull;
 mod request;
 mod resolve;
+mod save;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +39,9 @@ pub use error::{Error, Reason, Retry};
 pub use images::Images;
 pub use load::Loaded;
 pub use name::{ImageName, LayoutTag, NameError};
+pub use preview::Preview;
 pub use request::{Holder, LayerPlan, Progress, PullPolicy, PullRequest, Pulled, PulledLayer};
+pub use save::{Archive, ArchiveFormat, SaveError, Saved};
 
 /// Registers the families of pulls without anything that moves them, for documentation.
 ///

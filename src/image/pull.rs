@@ -38,6 +38,13 @@ pub(super) async fn pull(inner: &Arc<Inner>, request: PullRequest) -> Result<Pul
     {
         return Ok(pulled);
     }
+    if request.policy != PullPolicy::Always && !*inner.local.borrow() {
+        // It may be in an archive that is about to be loaded. The sender lives as long as we do.
+        let _ = inner.local.subscribe().wait_for(|loaded| *loaded).await;
+        if let Some(pulled) = present(inner, &request, &platform).await? {
+            return Ok(pulled);
+        }
+    }
     if request.policy == PullPolicy::Never {
         return Err(Error::NotPresent { image: request.image.to_string() });
     }
@@ -51,7 +58,7 @@ pub(super) async fn pull(inner: &Arc<Inner>, request: PullRequest) -> Result<Pul
     fetch(inner, &request, resolved).await
 }
 
-async fn open_layout(dir: &Path) -> Result<Layout, Error> {
+pub(super) async fn open_layout(dir: &Path) -> Result<Layout, Error> {
     let dir = dir.to_owned();
     blocking(move || Layout::open(&dir)).await
 }
@@ -80,7 +87,7 @@ async fn present(inner: &Arc<Inner>, request: &PullRequest, platform: &Platform)
             in_store(inner, &reference.to_string(), move |store| store.record_access(&id, proof)).await?;
             asked = true;
         }
-        if let Some(image) = take(inner, request, &image.id()).await? {
+        if let Some(image) = take(inner, request, &image.id(), Name::Found).await? {
             return Ok(Some(reused(inner, image, asked)?));
         }
     }
@@ -88,7 +95,7 @@ async fn present(inner: &Arc<Inner>, request: &PullRequest, platform: &Platform)
 }
 
 /// What `reference` means here, if all of it is here and sound.
-fn find(inner: &Inner, reference: &Reference, name: &ImageName) -> Result<Option<Image>, Error> {
+pub(super) fn find(inner: &Inner, reference: &Reference, name: &ImageName) -> Result<Option<Image>, Error> {
     let store = &inner.store;
     let digest = match reference.digest() {
         Some(digest) => Some(digest.clone()),
@@ -124,15 +131,40 @@ async fn may_use(inner: &Inner, request: &PullRequest, reference: &Reference, im
     Ok(node.is_some_and(|candidate| image.access.allows([&inner.proof(reference, Some(&candidate))])))
 }
 
-/// Holds an image that was seen to be here, and looks again: a sweep may have come between.
-async fn take(inner: &Inner, request: &PullRequest, id: &ImageId) -> Result<Option<Image>, Error> {
+/// How an image was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// The name means it here. If another has come under that name meanwhile, that is the one.
+    Found,
+    /// The name means it where it comes from, and does so here from now on.
+    Resolved,
+}
+
+/// Holds an image that was seen to be here, and looks again: a sweep, or another image of that name, may have come between.
+pub(super) async fn take(
+    inner: &Inner,
+    request: &PullRequest,
+    id: &ImageId,
+    name: Name,
+) -> Result<Option<Image>, Error> {
     let what = request.image.to_string();
     let (holder, id, by) = (request.holder.clone(), id.clone(), request.by);
     let reference = request.image.reference();
     in_store(inner, &what, move |store| {
+        if name == Name::Found
+            && let Some(reference) = &reference
+        {
+            match store.confirm_tag(reference, &id, by) {
+                Ok(true) => {}
+                Ok(false) | Err(store::Error::UnknownImage { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
         hold(store, &holder, &id.manifest)?;
         let Some(image) = store.image(&id.manifest)?.filter(|image| is_whole(store, image)) else { return Ok(None) };
-        if let Some(reference) = reference {
+        if name == Name::Resolved
+            && let Some(reference) = reference
+        {
             store.set_tag(&reference, &image.id(), by)?;
         }
         settle(store, &holder, &id.manifest)?;
@@ -153,11 +185,7 @@ fn settle(store: &Store, (kind, owner): &Holder, manifest: &Digest) -> Result<()
 
 /// An image of which nothing had to travel.
 fn reused(inner: &Inner, image: Image, asked: bool) -> Result<Pulled, Error> {
-    let what = |source| Error::Store { what: image.manifest.to_string(), source };
-    let documents = inner.store.documents(&image.id()).map_err(what)?;
-    let refused = |source| Error::Document { image: image.manifest.to_string(), source };
-    let manifest = Manifest::parse(&documents.manifest).map_err(refused)?;
-    let config = ImageConfig::parse(&documents.config).map_err(refused)?;
+    let (manifest, config) = documents(inner, &image)?;
     let layer = |((key, diff_id), descriptor): ((&LayerKey, &DiffId), &crate::oci::Descriptor)| PulledLayer {
         key: key.clone(),
         diff_id: diff_id.clone(),
@@ -166,6 +194,15 @@ fn reused(inner: &Inner, image: Image, asked: bool) -> Result<Pulled, Error> {
     };
     let layers = image.layers.iter().zip(&config.diff_ids).zip(&manifest.layers).map(layer).collect();
     Ok(Pulled { asked, fetched_bytes: 0, reused_bytes: manifest.layer_bytes(), layers, image })
+}
+
+/// What the store has of an image's manifest and config.
+fn documents(inner: &Inner, image: &Image) -> Result<(Manifest, ImageConfig), Error> {
+    let what = |source| Error::Store { what: image.manifest.to_string(), source };
+    let documents = inner.store.documents(&image.id()).map_err(what)?;
+    let refused = |source| Error::Document { image: image.manifest.to_string(), source };
+    let manifest = Manifest::parse(&documents.manifest).map_err(refused)?;
+    Ok((manifest, ImageConfig::parse(&documents.config).map_err(refused)?))
 }
 
 /// Gets what is not here of an image whose documents are known.
@@ -178,7 +215,7 @@ pub(super) async fn fetch(inner: &Arc<Inner>, request: &PullRequest, resolved: R
         let (id, proof) = (resolved.id.clone(), resolved.proof.clone());
         let noted = in_store(inner, &resolved.image, move |store| store.record_access(&id, proof)).await;
         if noted.is_ok()
-            && let Some(image) = take(inner, request, &resolved.id).await?
+            && let Some(image) = take(inner, request, &resolved.id, Name::Resolved).await?
         {
             return reused(inner, image, true);
         }
@@ -203,13 +240,12 @@ pub(super) async fn fetch(inner: &Arc<Inner>, request: &PullRequest, resolved: R
     };
     // On the first failure the others are let go.
     let landed: Vec<Landed> = try_join_all((0..diff_ids.len()).map(one)).await?;
-    let image = commit(inner, request, &resolved).await?;
-    guard.finish().await?;
+    let image = commit(inner, request, &resolved, guard).await?;
     Ok(told(resolved, image, &landed))
 }
 
-/// Stores the documents, now that all layers are here.
-async fn commit(inner: &Inner, request: &PullRequest, resolved: &Resolved) -> Result<Image, Error> {
+/// Stores the documents, now that all layers are here, and ends the pull's own ref: the image is held by its holder.
+async fn commit(inner: &Inner, request: &PullRequest, resolved: &Resolved, guard: PullRef) -> Result<Image, Error> {
     let documents = ImageDocuments {
         index: resolved.index.as_ref().map(|i| i.to_vec()),
         manifest: resolved.manifest_bytes.to_vec(),
@@ -225,6 +261,7 @@ async fn commit(inner: &Inner, request: &PullRequest, resolved: &Resolved) -> Re
             store.set_tag(&reference, &image.id(), by)?;
         }
         settle(store, &holder, &manifest)?;
+        guard.finish(store)?;
         Ok(image)
     })
     .await
@@ -233,6 +270,13 @@ async fn commit(inner: &Inner, request: &PullRequest, resolved: &Resolved) -> Re
 /// Tells what the name means, and which layers are here.
 fn tell(inner: &Inner, request: &PullRequest, resolved: &Resolved) {
     let Some(progress) = &request.progress else { return };
+    // A receiver that is gone disturbs nothing.
+    let told = Progress::Resolved { manifest: resolved.id.manifest.clone(), layers: plans(inner, resolved) };
+    let _ = progress.send(told);
+}
+
+/// The layers of an image, with those that are here.
+pub(super) fn plans(inner: &Inner, resolved: &Resolved) -> Vec<LayerPlan> {
     let diff_ids = &resolved.config.diff_ids;
     let layer = |(at, (diff_id, descriptor)): (usize, (&DiffId, &crate::oci::Descriptor))| LayerPlan {
         diff_id: diff_id.clone(),
@@ -240,9 +284,19 @@ fn tell(inner: &Inner, request: &PullRequest, resolved: &Resolved) {
         size: descriptor.size,
         present: diff_ids.get(..=at).is_some_and(|stack| inner.store.find_layer(stack).is_some()),
     };
-    let layers = diff_ids.iter().zip(&resolved.manifest.layers).enumerate().map(layer).collect();
-    // A receiver that is gone disturbs nothing.
-    let _ = progress.send(Progress::Resolved { manifest: resolved.id.manifest.clone(), layers });
+    diff_ids.iter().zip(&resolved.manifest.layers).enumerate().map(layer).collect()
+}
+
+/// The layers of an image that is here.
+pub(super) fn reused_plans(inner: &Inner, image: &Image) -> Result<Vec<LayerPlan>, Error> {
+    let (manifest, config) = documents(inner, image)?;
+    let layer = |(diff_id, descriptor): (DiffId, crate::oci::Descriptor)| LayerPlan {
+        diff_id,
+        blob: descriptor.digest,
+        size: descriptor.size,
+        present: true,
+    };
+    Ok(config.diff_ids.into_iter().zip(manifest.layers).map(layer).collect())
 }
 
 fn told(resolved: Resolved, image: Image, landed: &[Landed]) -> Pulled {
@@ -279,16 +333,19 @@ impl PullRef {
             format!("{kind}.{:016x}.{}", rand::random::<u64>(), resolved.id.manifest.short())
         };
         let guard = Self { inner: Arc::clone(inner), entered: inner.enter(&owner), kept, owner: owner.clone() };
-        let stack = resolved.config.diff_ids.clone();
-        in_store(inner, &resolved.image, move |store| store.hold_layers(&owner, &[stack])).await?;
-        Ok(guard)
+        let (stack, manifest) = (resolved.config.diff_ids.clone(), resolved.id.manifest.clone());
+        // The guard goes along, so that it ends after the write even if nobody waits for that.
+        in_store(inner, &resolved.image, move |store| {
+            store.hold_pull(&owner, &manifest, &stack)?;
+            Ok(guard)
+        })
+        .await
     }
 
-    /// The image is held by its holder now.
-    async fn finish(mut self) -> Result<(), Error> {
+    /// The image is held by its holder now. Blocks.
+    fn finish(mut self, store: &Store) -> Result<(), store::Error> {
         self.kept = true;
-        let owner = self.owner.clone();
-        in_store(&self.inner, &self.owner, move |store| store.release(RefKind::Pull, &owner)).await
+        store.release(RefKind::Pull, &self.owner)
     }
 }
 
@@ -319,7 +376,10 @@ async fn in_store<T: Send + 'static>(
 ) -> Result<T, Error> {
     let store = inner.store.clone();
     let what = what.to_owned();
-    blocking(move || work(&store).map_err(|source| Error::Store { what, source })).await
+    let writing = Arc::clone(&inner.writes).read_owned().await;
+    // What came of it is dropped before the lock, where nobody waits for it any more.
+    let (done, _writing) = blocking(move || Ok((work(&store), writing))).await?;
+    done.map_err(|source| Error::Store { what, source })
 }
 
 /// Runs what may block on a thread for that.

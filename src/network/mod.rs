@@ -1,208 +1,252 @@
-//! A pod's network: which kind it has, and the files by which its containers know names.
+//! A pod's network: the host's, the built-in bridge, or that of CNI plugins; addresses, ports of the host, and the names that pods know.
 //!
-//! In a namespace of its own a pod has its loopback and nothing else; with `hostNetwork` it has the host's. A new kind is
-//! an arm of [`Kind`] here and a file beside this one.
+//! ```text
+//!   pod ── eth0 ══ veth ── bridge ── host ── masquerade ──▶ elsewhere
+//!          10.88.n.m        10.88.n.1        ▲
+//!          default via .1                    └── hostPort
+//! ```
+//!
+//! A pod reaches its neighbours through the host, too (its address stands alone, with no network around it), so that
+//! whatever the host's rules redirect comes back the same way. All that is made carries the store's instance in its
+//! name: several agents fit on one machine. What is handed out lies on disk before it is used, and the kernel's state is
+//! made from that; the bridge and the table of rules are there as long as a pod needs them.
+//!
+//! | file | what |
+//! |---|---|
+//! | `files` | host names, `/etc/hosts`, `/etc/resolv.conf` |
+//! | `lease` | which pod has which addresses and ports, on disk |
+//! | `ports` | ports of the host that pods ask for |
+//! | `subnet` | a range of addresses that nobody else on the machine has |
+//! | `cni` | networks of plugins |
+//! | `bridge` | bridge, veth pairs, and what is set in a pod's namespace |
+//! | `service` | what is behind each service, and which addresses it has |
+//! | `dns` | the resolver that answers pods for services and pods |
+//! | `rules`, `nft` | the table of rules, and its form for the kernel |
+//! | `hand` | all of it together: what the rest of the agent uses |
+//!
+//! A new kind is an arm of [`Kind`] here and a file beside this one.
 
-use std::fmt::Write as _;
+mod bridge;
+mod cni;
+mod dns;
+mod files;
+mod hand;
+mod lease;
+mod nft;
+mod ports;
+mod rules;
+mod service;
+mod subnet;
 
+use std::fmt;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::{atomic, netlink};
+
+pub use cni::{Error as PluginError, Settings as PluginSettings};
+pub use files::{Around, Files, HostFiles, files, hostname};
+pub use hand::{Granted, Network};
+pub use lease::Lease;
+pub use ports::HostPort;
+pub use service::Backend;
 
 /// What a pod is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The host's own network.
     Host,
-    /// A namespace with its loopback and nothing else.
-    Loopback,
+    /// A namespace of its own.
+    Own,
 }
 
 impl Kind {
     /// The kind that a pod asks for.
     pub fn of(pod: &Pod) -> Self {
         let host = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or_default();
-        if host { Self::Host } else { Self::Loopback }
+        if host { Self::Host } else { Self::Own }
     }
 }
 
-/// The longest host name that Linux has.
-const MAX_HOSTNAME: usize = 63;
-
-/// The host name of a pod's UTS namespace: as asked for, else the pod's name; on the host's network the node's.
-pub fn hostname(pod: &Pod, node: &str) -> String {
-    if Kind::of(pod) == Kind::Host {
-        return node.to_owned();
-    }
-    let spec = pod.spec.as_ref();
-    let name = spec.and_then(|s| s.hostname_override.as_deref().or(s.hostname.as_deref()));
-    let name = name.or(pod.metadata.name.as_deref()).unwrap_or_default();
-    // Names are ASCII by validation; a cut never leaves a dot or dash at the end.
-    name.get(..MAX_HOSTNAME.min(name.len())).unwrap_or(name).trim_end_matches(['.', '-']).to_owned()
+/// What a namespace of a pod's own is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Plugins where they are configured, else the bridge.
+    #[default]
+    Auto,
+    /// The built-in bridge.
+    Bridge,
+    /// Plugins.
+    Cni,
+    /// Nothing: it has its loopback alone.
+    None,
 }
 
-/// The files of a pod that its containers share.
+/// A network namespace of a pod's own.
+#[derive(Debug)]
+pub struct Namespace {
+    fd: OwnedFd,
+    /// Where others can open it, while the pod has it.
+    path: String,
+    /// Its device and inode.
+    id: (u64, u64),
+}
+
+impl Namespace {
+    /// Opens one.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn open(path: String) -> io::Result<Self> {
+        let file = std::fs::File::open(&path)?;
+        let meta = file.metadata()?;
+        Ok(Self { fd: file.into(), path, id: (meta.dev(), meta.ino()) })
+    }
+}
+
+/// How pods of this node are connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
-    /// `/etc/hosts`
-    pub hosts: String,
-    /// `/etc/hostname`
-    pub hostname: String,
-    /// `/etc/resolv.conf`
-    pub resolv: String,
+pub struct Settings {
+    /// To what.
+    pub mode: Mode,
+    /// From which the node takes a range of addresses for its pods.
+    pub pods: Ipv4Net,
+    /// From which the node takes a range of addresses for services.
+    pub services: Ipv4Net,
+    /// The domain below which services and pods have names.
+    pub domain: String,
+    /// Where plugins and their configurations are.
+    pub cni: PluginSettings,
 }
 
-/// What the host has to say on names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostFiles {
-    /// `/etc/hosts`
-    pub hosts: String,
-    /// `/etc/resolv.conf`
-    pub resolv: String,
-}
-
-impl HostFiles {
-    /// Reads them; what is not there is empty.
-    pub fn read() -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        Self { hosts: read("/etc/hosts"), resolv: read("/etc/resolv.conf") }
-    }
-}
-
-/// The files of a pod.
-pub fn files(pod: &Pod, node: &str, host: &HostFiles) -> Files {
-    let hostname = hostname(pod, node);
-    Files { hosts: hosts(pod, &hostname, host), resolv: resolv(pod, host), hostname: format!("{hostname}\n") }
-}
-
-fn hosts(pod: &Pod, hostname: &str, host: &HostFiles) -> String {
-    let mut text = match Kind::of(pod) {
-        Kind::Host => format!("# Lamina: the host's own entries.\n{}", host.hosts),
-        Kind::Loopback => {
-            "# Lamina: made for this pod.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-             fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
-                .to_owned()
-        }
-    };
-    if !text.ends_with('\n') {
-        text.push('\n');
-    }
-    if Kind::of(pod) == Kind::Loopback {
-        let _ = writeln!(text, "127.0.0.1\t{hostname}");
-    }
-    for alias in pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()) {
-        let names = alias.hostnames.as_deref().unwrap_or_default();
-        if !names.is_empty() {
-            let _ = writeln!(text, "{}\t{}", alias.ip, names.join("\t"));
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            // 1024 ranges of 254 addresses, so that two agents on one machine hardly begin with the same.
+            pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 14),
+            services: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12),
+            domain: "cluster.local".to_owned(),
+            cni: PluginSettings::default(),
         }
     }
-    text
 }
 
-/// As a kubelet makes it: the host's (or with policy `None` nothing), then what `dnsConfig` adds; options of one name
-/// are replaced.
-fn resolv(pod: &Pod, host: &HostFiles) -> String {
-    let spec = pod.spec.as_ref();
-    let config = spec.and_then(|s| s.dns_config.as_ref());
-    let own = spec.and_then(|s| s.dns_policy.as_deref()) != Some("None");
-    if own && config.is_none() {
-        return host.resolv.clone();
-    }
-    let (mut servers, mut searches, mut options) = (Vec::new(), Vec::new(), Vec::<(String, Option<String>)>::new());
-    if own {
-        for line in host.resolv.lines() {
-            let mut words = line.split_whitespace().map(str::to_owned);
-            match words.next().as_deref() {
-                Some("nameserver") => servers.extend(words.next()),
-                Some("search" | "domain") => searches = words.collect(),
-                Some("options") => options.extend(words.map(|w| match w.split_once(':') {
-                    Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                    None => (w, None),
-                })),
-                _ => {}
-            }
-        }
-    }
-    if let Some(config) = config {
-        servers.extend(config.nameservers.iter().flatten().cloned());
-        searches.extend(config.searches.iter().flatten().cloned());
-        for option in config.options.iter().flatten() {
-            let name = option.name.clone().unwrap_or_default();
-            options.retain(|(old, _)| *old != name);
-            options.push((name, option.value.clone()));
-        }
-    }
-    let mut text = String::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for server in servers.into_iter().filter(|s| seen.insert(s.clone())) {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    if !searches.is_empty() {
-        let _ = writeln!(text, "search {}", searches.join(" "));
-    }
-    if !options.is_empty() {
-        let words: Vec<String> = options
-            .into_iter()
-            .map(|(name, value)| match value {
-                Some(value) => format!("{name}:{value}"),
-                None => name,
-            })
-            .collect();
-        let _ = writeln!(text, "options {}", words.join(" "));
-    }
-    text
+/// The protocols that have ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(spec: serde_json::Value) -> Pod {
-        let mut spec = spec;
-        spec["containers"] = serde_json::json!([]);
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "web-0"}, "spec": spec})).unwrap()
-    }
-
-    fn host() -> HostFiles {
-        HostFiles {
-            hosts: "10.0.0.1 host".into(),
-            resolv: "nameserver 10.0.0.53\nsearch a.example\noptions ndots:1 rotate\n".into(),
+impl Protocol {
+    /// As manifests have it; TCP where they say nothing.
+    pub fn of(text: Option<&str>) -> Self {
+        match text {
+            Some("UDP") => Self::Udp,
+            Some("SCTP") => Self::Sctp,
+            _ => Self::Tcp,
         }
     }
 
-    #[test]
-    fn a_pod_of_its_own_knows_itself_and_its_aliases_only() {
-        let pod = pod(serde_json::json!({"hostAliases": [{"ip": "192.0.2.1", "hostnames": ["db", "db.local"]}]}));
-        let files = files(&pod, "node", &host());
-        assert!(files.hosts.contains("127.0.0.1\tweb-0\n"));
-        assert!(files.hosts.ends_with("192.0.2.1\tdb\tdb.local\n"));
-        assert!(!files.hosts.contains("10.0.0.1"));
-        assert_eq!(files.hostname, "web-0\n");
-        assert_eq!(files.resolv, host().resolv);
+    /// Its number in a packet.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// Why a pod has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused a step.
+    #[error("cannot {action}")]
+    Kernel {
+        /// What was attempted.
+        action: String,
+        /// Why not.
+        source: netlink::Error,
+    },
+    /// The kernel lacks something altogether.
+    #[error(
+        "this kernel has no {what}; with --network none pods have their loopback alone, and hostNetwork: true works as ever"
+    )]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// How that was found out.
+        source: netlink::Error,
+    },
+    /// Plugins did not do what they should.
+    #[error(transparent)]
+    Plugins(#[from] cni::Error),
+    /// A file, directory or namespace.
+    #[error("cannot {action}")]
+    Io {
+        /// What was attempted.
+        action: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What is handed out cannot be written down.
+    #[error(transparent)]
+    Disk(#[from] atomic::Error),
+    /// Every range is somebody else's.
+    #[error("every range of addresses in {pool} is in use on this machine; give another with --pod-cidr")]
+    NoRange {
+        /// The pool.
+        pool: Ipv4Net,
+    },
+    /// Every address is taken.
+    #[error("every address of {range} is taken; a larger --pod-cidr has more")]
+    Full {
+        /// The range.
+        range: Ipv4Net,
+    },
+    /// Somebody else has a port of the host.
+    #[error("{path}: {port} is taken by {holder}")]
+    Taken {
+        /// The field that asks for it.
+        path: String,
+        /// The port.
+        port: String,
+        /// Who has it.
+        holder: String,
+    },
+}
+
+impl Error {
+    fn kernel(action: impl Into<String>) -> impl FnOnce(netlink::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Kernel { action, source }
     }
 
-    #[test]
-    fn a_pod_on_the_hosts_network_has_the_hosts_names() {
-        let pod = pod(serde_json::json!({"hostNetwork": true, "hostname": "ignored"}));
-        let files = files(&pod, "node", &host());
-        assert!(files.hosts.contains("10.0.0.1 host\n"));
-        assert_eq!(files.hostname, "node\n");
-    }
-
-    #[test]
-    fn dns_config_adds_to_the_hosts_or_stands_alone() {
-        let config = serde_json::json!({"nameservers": ["192.0.2.53"], "searches": ["b.example"], "options": [{"name": "ndots", "value": "5"}]});
-        let merged = pod(serde_json::json!({"dnsConfig": config}));
-        assert_eq!(
-            files(&merged, "n", &host()).resolv,
-            "nameserver 10.0.0.53\nnameserver 192.0.2.53\nsearch a.example b.example\noptions rotate ndots:5\n"
-        );
-        let alone = pod(serde_json::json!({"dnsPolicy": "None", "dnsConfig": config}));
-        assert_eq!(files(&alone, "n", &host()).resolv, "nameserver 192.0.2.53\nsearch b.example\noptions ndots:5\n");
-    }
-
-    #[test]
-    fn a_long_name_is_cut_where_linux_needs_it() {
-        let mut pod = pod(serde_json::json!({}));
-        pod.metadata.name = Some(format!("{}-tail", "a".repeat(62)));
-        assert_eq!(hostname(&pod, "n"), "a".repeat(62));
+    fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
     }
 }

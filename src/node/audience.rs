@@ -1,5 +1,8 @@
 //! Who hears what workers do: the board that everybody reads, the events, the log.
 
+mod observed;
+mod pulls;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -7,17 +10,18 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
-use crate::api::workload::{self, Owner, Phase, WorkloadStatus};
-use crate::api::{Event, Kind, ObjectKey, PodKey, PodView, Reason};
+use crate::api::workload::{self, Owner, Phase};
+use crate::api::{Event, Kind, ObjectKey, PodKey, PodView, Reason, WorkloadView};
 use crate::pod::backoff;
 use crate::pod::desired::Wanted;
-use crate::pod::engine::{Push, StepError};
+use crate::pod::engine::{Hook, Push, StepError};
 use crate::pod::metrics;
-use crate::pod::plan::{Step, containers, next_start};
+use crate::pod::plan::{Role, Step, Why, everyone, initialized, is_over, next_start, renew};
 use crate::pod::real::Machine;
-use crate::pod::state::{Exit, Observed, Sandbox};
+use crate::pod::state::{Exit, Observation, Observed, Sandbox};
 use crate::pod::view::{self, Surroundings};
 use crate::pod::worker::Audience;
+use pulls::{image_of, volume_image, volume_key};
 
 /// All views, sorted by namespace and name.
 pub type Views = Arc<Vec<Arc<PodView>>>;
@@ -31,6 +35,9 @@ struct Shared {
     state: Mutex<State>,
     views: watch::Sender<Views>,
     workloads: Notify,
+    changes: watch::Sender<u64>,
+    /// Pods of an earlier agent of which nothing was published yet.
+    unseen: watch::Sender<BTreeSet<PodKey>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +45,7 @@ struct State {
     views: BTreeMap<PodKey, Arc<PodView>>,
     /// Pods of workloads, as their workloads see them.
     owned: BTreeMap<PodKey, (ObjectKey, workload::Observed)>,
-    statuses: BTreeMap<ObjectKey, WorkloadStatus>,
+    workloads: BTreeMap<ObjectKey, Arc<WorkloadView>>,
     ignored: BTreeMap<PodKey, Vec<String>>,
     /// Since when pods are not as desired.
     pending: BTreeMap<PodKey, Instant>,
@@ -49,7 +56,24 @@ struct State {
 impl Board {
     pub(super) fn new() -> Self {
         let (views, _) = watch::channel(Views::default());
-        Self(Arc::new(Shared { state: Mutex::default(), views, workloads: Notify::new() }))
+        let changes = watch::channel(0).0;
+        let unseen = watch::channel(BTreeSet::new()).0;
+        Self(Arc::new(Shared { state: Mutex::default(), views, workloads: Notify::new(), changes, unseen }))
+    }
+
+    /// These pods were there before; the board is of use once their workers have looked.
+    pub(super) fn expect(&self, keys: impl IntoIterator<Item = PodKey>) {
+        self.0.unseen.send_modify(|unseen| unseen.extend(keys));
+    }
+
+    /// Waits until every expected pod was published or has gone.
+    pub(super) async fn all_seen(&self) {
+        // The sender is this board's own.
+        let _ = self.0.unseen.subscribe().wait_for(BTreeSet::is_empty).await;
+    }
+
+    fn seen(&self, key: &PodKey) {
+        self.0.unseen.send_if_modified(|unseen| unseen.remove(key));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,6 +139,7 @@ impl Board {
             state.owned.remove(key).is_some()
         };
         self.show(key, None);
+        self.seen(key);
         if owned {
             self.0.workloads.notify_one();
         }
@@ -137,12 +162,33 @@ impl Board {
     }
 
     /// How a workload is.
-    pub(super) fn workload(&self, key: ObjectKey, status: WorkloadStatus) {
-        self.state().statuses.insert(key, status);
+    pub(super) fn workload(&self, key: ObjectKey, view: WorkloadView) {
+        let mut state = self.state();
+        if state.workloads.get(&key).is_none_or(|old| **old != view) {
+            state.workloads.insert(key, Arc::new(view));
+            self.0.changes.send_modify(|n| *n += 1);
+        }
     }
 
-    pub(super) fn workloads(&self) -> BTreeMap<ObjectKey, WorkloadStatus> {
-        self.state().statuses.clone()
+    /// A workload is no more.
+    pub(super) fn forget(&self, key: &ObjectKey) {
+        if self.state().workloads.remove(key).is_some() {
+            self.0.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    pub(super) fn workloads(&self) -> BTreeMap<ObjectKey, Arc<WorkloadView>> {
+        self.state().workloads.clone()
+    }
+
+    /// Counts changes of workloads' views.
+    pub(super) fn workload_changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Has the manager make a pass.
+    pub(super) fn poke(&self) {
+        self.0.workloads.notify_one();
     }
 
     /// Which fields of a pod's manifest do nothing.
@@ -212,7 +258,7 @@ impl Listener {
             _ if seen.containers.get(container).is_some_and(|c| c.stop.is_some()) => Reason::Exited,
             _ => Reason::Crashed,
         };
-        let why = exit.message.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
+        let why = exit.message.as_ref().map(|m| format!(": {}", first_line(m))).unwrap_or_default();
         self.tell(seen, Some(container), reason, format!("ended with status {} ({}){why}", exit.code, exit.reason));
     }
 }
@@ -230,12 +276,17 @@ impl Audience for Listener {
             dir: uid.map(|uid| self.machine.dir(uid)).unwrap_or_default(),
             shim: uid.and_then(|uid| self.machine.sandbox(uid)).map(|h| h.client.hello().pid),
             node: self.machine.node.clone(),
+            addresses: seen.record.as_ref().map(|r| self.machine.addresses(&r.pod, &r.uid)).unwrap_or_default(),
         };
         let mut next = view::view(seen, &around, now);
         if let (Some(view), Some(before)) = (&mut next, &self.shown) {
             view::keep_transitions(view, before);
         }
+        if let (Some(view), None) = (&mut next, &self.shown) {
+            observed::adopt_transitions(view, seen);
+        }
         if next.as_ref() == self.shown.as_deref() {
+            self.board.seen(&self.key);
             return;
         }
         if let (Some(view), Some(record)) = (&next, &seen.record) {
@@ -251,7 +302,7 @@ impl Audience for Listener {
                 self.machine.metrics.phase(metrics::Phase::Ready, started.elapsed());
             }
             if let Some(owner) = &record.origin.workload {
-                self.board.owned(&self.key, owner, observed(owner, record, view, phase, seen));
+                self.board.owned(&self.key, owner, observed::observed(owner, record, view, phase, seen));
             }
         }
         for (container, message) in next.iter().flat_map(|view| backing_off(view, self.shown.as_deref())) {
@@ -260,18 +311,27 @@ impl Audience for Listener {
         let next = next.map(Arc::new);
         self.shown.clone_from(&next);
         self.board.show(&self.key, next);
+        self.board.seen(&self.key);
     }
 
     fn before(&mut self, step: &Step, seen: &Observed) {
         match step {
-            Step::Stop { container, grace } => self.tell(
-                seen,
-                Some(container),
-                Reason::Killing,
-                format!("asked to stop, with a grace period of {} s", grace.as_secs()),
-            ),
+            Step::Stop { container, grace, why, .. } => {
+                let attempt = seen.containers.get(container).and_then(|c| c.attempt.as_ref());
+                let condemned = attempt.and_then(|a| a.health.condemned.as_ref()).filter(|_| *why == Why::Condemned);
+                let seconds = grace.as_secs();
+                let text = match condemned {
+                    Some(condemned) => {
+                        format!("{}; asked to stop, with a grace period of {seconds} s", condemned.message)
+                    }
+                    None => format!("asked to stop, with a grace period of {seconds} s"),
+                };
+                self.tell(seen, Some(container), Reason::Killing, text);
+            }
             Step::Kill { container } => {
-                self.tell(seen, Some(container), Reason::Killing, "killed: its grace period is over");
+                let anew = seen.record.as_ref().is_some_and(|record| renew::under_way(record, seen));
+                let why = if anew { "all containers start anew" } else { "its grace period is over" };
+                self.tell(seen, Some(container), Reason::Killing, format!("killed: {why}"));
             }
             Step::Fetch { container, .. } => {
                 self.pulling.insert(container.clone(), Instant::now());
@@ -282,8 +342,19 @@ impl Audience for Listener {
                     self.machine.metrics.phase(metrics::Phase::Wait, accepted.elapsed());
                 }
             }
+            Step::FetchVolume { volume } => {
+                self.pulling.insert(volume_key(volume), Instant::now());
+                self.tell(seen, None, Reason::Pulling, format!("pulling {}", volume_image(seen, volume)));
+            }
             // What is wanted under the name next has waited since then.
             Step::Doom { .. } => self.begun = Instant::now(),
+            Step::Renew { container } => {
+                let exit =
+                    seen.containers.get(container).and_then(|c| c.attempt.as_ref()).and_then(|a| a.exit.as_ref());
+                let code = exit.map_or(0, |e| e.code);
+                let text = format!("container {container} exited with code {code}: all containers start anew");
+                self.tell(seen, None, Reason::RestartingAllContainers, text);
+            }
             Step::Bury => self.tell(seen, None, Reason::ShimLost, "the pod's shim is gone; what it ran is killed"),
             Step::Erase => self.tell(seen, None, Reason::Deleted, "removed"),
             _ => {}
@@ -317,6 +388,7 @@ impl Audience for Listener {
             Step::Doom { replaced: true, .. } => {
                 self.tell(seen, None, Reason::Replacing, "replacing the pod for a change in its manifest");
             }
+            Step::Evict(eviction) => self.tell(seen, None, Reason::Evicted, eviction.message.clone()),
             Step::Expire => self.tell(seen, None, Reason::DeadlineExceeded, "active for longer than it may"),
             Step::Start { container, attempt, .. } => {
                 if self.accepted.is_some() {
@@ -348,7 +420,25 @@ impl Audience for Listener {
                     Err(error) => self.tell(seen, Some(container), Reason::FailedPull, error.message.clone()),
                 }
             }
-            Push::ShimLost | Push::Look => {}
+            Push::VolumeFetched { volume, result } => {
+                let took = self.pulling.remove(&volume_key(volume)).map(|begin| begin.elapsed()).unwrap_or_default();
+                match result {
+                    Ok(()) => {
+                        let text = format!("{} is here after {} ms", volume_image(seen, volume), took.as_millis());
+                        self.tell(seen, None, Reason::Pulled, text);
+                    }
+                    Err(error) => self.tell(seen, None, Reason::FailedPull, error.message.clone()),
+                }
+            }
+            Push::Hooked { container, hook, result: Err(why), .. } => {
+                let reason = match hook {
+                    Hook::PostStart => Reason::FailedPostStartHook,
+                    Hook::PreStop => Reason::FailedPreStopHook,
+                };
+                self.tell(seen, Some(container), reason, why.clone());
+            }
+            // What is found is told by what is done for it.
+            Push::Hooked { .. } | Push::Probed { .. } | Push::ShimLost | Push::Look => {}
         }
     }
 }
@@ -356,8 +446,7 @@ impl Audience for Listener {
 /// Containers that have begun to wait for a restart's or a pull's next try, and what their status says of it.
 fn backing_off<'a>(view: &'a PodView, before: Option<&'a PodView>) -> impl Iterator<Item = (&'a str, String)> {
     let waiting = |view: &'a PodView| {
-        let statuses = view.pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-        statuses.filter_map(|status| {
+        view.statuses().filter_map(|status| {
             let waiting = status.state.as_ref()?.waiting.as_ref()?;
             let reason = waiting.reason.as_deref().filter(|r| r.ends_with("BackOff"))?;
             Some((status.name.as_str(), status.restart_count, reason, waiting.message.clone()))
@@ -370,11 +459,11 @@ fn backing_off<'a>(view: &'a PodView, before: Option<&'a PodView>) -> impl Itera
         .map(|(name, _, reason, message)| (name, message.unwrap_or_else(|| reason.to_owned())))
 }
 
-/// What a container's image is called in its manifest.
-fn image_of(seen: &Observed, container: &str) -> String {
-    let all = seen.record.iter().flat_map(|record| containers(&record.pod));
-    let name = all.filter(|c| c.name == container).find_map(|c| c.image.clone());
-    format!("image {}", name.unwrap_or_default())
+/// The first line of a message, as far as an event has room.
+fn first_line(text: &str) -> &str {
+    const MOST: usize = 512;
+    let line = text.trim().lines().next().unwrap_or_default();
+    line.get(..line.floor_char_boundary(MOST)).unwrap_or_default()
 }
 
 /// Whether a pod is as desired: what waits for a restart's or a pull's next try is not.
@@ -383,34 +472,16 @@ fn settled(wanted: &Wanted, seen: &Observed) -> bool {
     if wanted.desired.is_none() || record.doomed.is_some() || seen.failure.is_some() {
         return false;
     }
-    containers(&record.pod).iter().all(|container| {
+    if is_over(record, seen) {
+        return !seen.containers.values().any(Observation::running);
+    }
+    let initialized = initialized(record, seen);
+    everyone(&record.pod).filter(|(role, _)| !initialized || *role != Role::Init).all(|(role, container)| {
         let generation = record.containers.get(&container.name).map_or(0, |g| g.spec);
         seen.containers.get(&container.name).is_some_and(|c| match &c.attempt {
             Some(a) if a.exit.is_none() => a.generations.spec == generation,
-            Some(_) => next_start(record, generation, c).is_none(),
+            Some(_) => next_start(record, (role, container), seen, c).is_none(),
             None => false,
         })
     })
-}
-
-fn observed(
-    owner: &Owner,
-    record: &crate::pod::state::Record,
-    view: &PodView,
-    phase: Phase,
-    seen: &Observed,
-) -> workload::Observed {
-    let conditions = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let mut ready = conditions.filter(|c| c.type_ == "Ready" && c.status == "True");
-    let attempts = seen.containers.values().filter_map(|c| c.attempt.as_ref());
-    let finished = attempts.clone().filter_map(|a| a.exit.as_ref()).map(|e| e.finished_at).max();
-    workload::Observed {
-        ordinal: owner.ordinal,
-        pod: record.pod.clone(),
-        phase,
-        ready_since: ready.find_map(|c| c.last_transition_time.as_ref().map(|t| t.0)),
-        created: record.created,
-        finished: finished.filter(|_| matches!(phase, Phase::Succeeded | Phase::Failed)),
-        restarts: attempts.map(|a| a.number).sum(),
-    }
 }

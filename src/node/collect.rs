@@ -1,21 +1,25 @@
 //! When to collect: at once when the last ref of something goes, when a wait is over, and when the disk fills up.
 //!
-//! One task. It sleeps until a ref is released, until the store says that something falls due, or until the next look
-//! at the disk; nothing is swept before every source has told all that it wants.
+//! One task. It sleeps until the store has let go of something or taken in what nothing may hold, until something falls
+//! due, or until the next look at the disk; nothing is swept before every source has told all that it wants, and before
+//! the manager has taken up what pods told: one that ends lets go of an image that its workload holds from then on.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::{Histogram, HistogramVec, IntCounterVec};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::manager::Command;
 use super::{Error, Events};
+use crate::api::problem::chain;
 use crate::api::{Event, Kind, ObjectKey, Reason};
 use crate::metrics::Registry;
-use crate::pod::engine::chain;
 use crate::pod::real::Machine;
 use crate::store::{Store, SweepOptions, Swept};
 
+/// How long a collection waits for the manager, at most: it is to free the disk also where that hangs.
+const SETTLE: Duration = Duration::from_secs(5);
 /// How often the disk is looked at: one system call.
 const LOOK: Duration = Duration::from_mins(1);
 /// Seconds of a collection.
@@ -158,7 +162,7 @@ impl Collector {
     }
 
     /// Collects until the agent ends. `synced`: whether every source has told all that it wants.
-    pub(super) async fn run(self, mut synced: watch::Receiver<bool>) {
+    pub(super) async fn run(self, mut synced: watch::Receiver<bool>, commands: mpsc::UnboundedSender<Command>) {
         // Closed: the agent ends.
         if synced.wait_for(|synced| *synced).await.is_err() {
             return;
@@ -166,6 +170,10 @@ impl Collector {
         let mut trigger = Trigger::Schedule;
         let mut pressed = false;
         loop {
+            let (answer, settled) = oneshot::channel();
+            if commands.send(Command::Settle(answer)).is_ok() {
+                let _ = tokio::time::timeout(SETTLE, settled).await;
+            }
             let need = space(&self.machine.store).map_or(0, |space| self.policy.need(space));
             if need > 0 {
                 trigger = Trigger::Pressure;
@@ -181,8 +189,8 @@ impl Collector {
                 }
             };
             tokio::select! {
-                // Cancel-safe: a permit that is not taken stays.
-                () = self.machine.released.notified() => trigger = Trigger::Release,
+                // Cancel-safe: what is not heard now is heard by the next wait.
+                () = self.machine.store.loosened() => trigger = Trigger::Release,
                 () = tokio::time::sleep(due.map_or(LOOK, |due| due.min(LOOK))) => trigger = Trigger::Schedule,
             }
         }

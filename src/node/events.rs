@@ -78,6 +78,11 @@ impl Events {
         locked(&self.recent).iter().cloned().collect()
     }
 
+    /// Where events are told on, for those who begin to listen more than once.
+    pub(crate) fn news(&self) -> broadcast::Sender<Event> {
+        self.news.clone()
+    }
+
     /// Every event from now on; one that happens again comes with its new count.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.news.subscribe()

@@ -14,15 +14,18 @@ use super::audience::Board;
 use crate::api::PodView;
 use crate::metrics::{self, Described, Registry};
 use crate::pod::real::Machine;
+use crate::source::kubernetes::{self, Link};
 use crate::source::{DesiredSet, SourceKind};
 
 /// How far a pod is, in one word.
 const STATES: [&str; 7] = ["pending", "starting", "running", "ready", "stopping", "succeeded", "failed"];
 
 /// The sources that have series.
-const SOURCES: [(SourceKind, &str); 2] = [(SourceKind::Manifests, DIRECTORY), (SourceKind::Desired, DESIRED)];
+const SOURCES: [(SourceKind, &str); 3] =
+    [(SourceKind::Manifests, DIRECTORY), (SourceKind::Desired, DESIRED), (SourceKind::Kubernetes, KUBERNETES)];
 const DIRECTORY: &str = "directory";
 const DESIRED: &str = "desired";
+const KUBERNETES: &str = "kubernetes";
 
 /// What sources did and how they are, as the task that hears of each change of theirs knows it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,11 +37,18 @@ pub(super) struct Sources {
     desired: Arc<Path>,
     /// Since when a directory cannot be read.
     cut: Arc<Mutex<Option<Instant>>>,
+    /// Whether the API server is heard, where it is a source.
+    link: Option<watch::Receiver<Link>>,
 }
 
 impl Sources {
     /// Makes the family.
-    pub(super) fn new(registry: &Registry, directories: &[PathBuf], desired: &Path) -> Result<Self, metrics::Error> {
+    pub(super) fn new(
+        registry: &Registry,
+        directories: &[PathBuf],
+        desired: &Path,
+        link: Option<watch::Receiver<Link>>,
+    ) -> Result<Self, metrics::Error> {
         let errors = registry.counters(
             "lamina_source_errors_total",
             "What was found wrong with manifests or with reading them, each thing once; moves when it is found.",
@@ -49,12 +59,22 @@ impl Sources {
         }
         // Until it was looked at for the first time, nothing is known of a directory.
         let cut = (!directories.is_empty()).then(Instant::now);
-        Ok(Self { errors, directories: directories.into(), desired: desired.into(), cut: Arc::new(Mutex::new(cut)) })
+        Ok(Self {
+            errors,
+            directories: directories.into(),
+            desired: desired.into(),
+            cut: Arc::new(Mutex::new(cut)),
+            link,
+        })
     }
 
     /// Something new is wrong with a file.
     pub(super) fn problem(&self, file: &Path) {
-        let source = if file.starts_with(&self.desired) { DESIRED } else { DIRECTORY };
+        let source = match file {
+            file if file.starts_with(&self.desired) => DESIRED,
+            file if file.starts_with(kubernetes::PLACE) => KUBERNETES,
+            _ => DIRECTORY,
+        };
         self.errors.with_label_values(&[source]).inc();
     }
 
@@ -63,6 +83,12 @@ impl Sources {
         let cut = self.directories.iter().any(|dir| !set.synced || set.uncertain.contains(dir));
         let mut since = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         *since = if cut { since.or_else(|| Some(Instant::now())) } else { None };
+    }
+
+    /// For how long the API server has not been heard.
+    fn away(&self) -> f64 {
+        let since = self.link.as_ref().and_then(|link| link.borrow().away);
+        since.map_or(0.0, |since| since.elapsed().as_secs_f64())
     }
 
     fn cut(&self) -> f64 {
@@ -75,7 +101,7 @@ impl Sources {
 pub(super) fn describe(registry: &Registry) -> Result<(), metrics::Error> {
     let gauges = Gauges::new().map_err(|source| metrics::Error { action: "register", source })?;
     registry.collector(Box::new(gauges.pods.clone()), gauges.described())?;
-    Sources::new(registry, &[], Path::new("")).map(drop)
+    Sources::new(registry, &[], Path::new(""), None).map(drop)
 }
 
 #[derive(Debug)]
@@ -165,6 +191,7 @@ impl Collector for Counts {
         }
         gauges.disconnected.with_label_values(&[DIRECTORY]).set(self.sources.cut());
         gauges.disconnected.with_label_values(&[DESIRED]).set(0.0);
+        gauges.disconnected.with_label_values(&[KUBERNETES]).set(self.sources.away());
         gauges.families().into_iter().flat_map(Collector::collect).collect()
     }
 }
@@ -195,7 +222,7 @@ mod tests {
     #[test]
     fn a_source_is_cut_off_until_every_directory_was_read_and_while_one_cannot_be() {
         let (a, b) = (PathBuf::from("/a"), PathBuf::from("/b"));
-        let sources = Sources::new(&Registry::default(), &[a, b.clone()], Path::new("/root/desired")).unwrap();
+        let sources = Sources::new(&Registry::default(), &[a, b.clone()], Path::new("/root/desired"), None).unwrap();
         assert!(sources.cut() > 0.0);
         let fine = DesiredSet { synced: true, uncertain: vec!["/a/x.yaml".into()], ..DesiredSet::default() };
         sources.heard(&fine);
@@ -208,11 +235,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_counts_for_the_source_that_it_is_in() {
-        let sources = Sources::new(&Registry::default(), &[], Path::new("/root/desired")).unwrap();
+        let sources = Sources::new(&Registry::default(), &[], Path::new("/root/desired"), None).unwrap();
         sources.problem(Path::new("/etc/x.yaml"));
         sources.problem(Path::new("/root/desired/y.yaml"));
         sources.problem(Path::new("/etc"));
+        sources.problem(Path::new("kubernetes/NodeWorkload/arena/game"));
         assert_eq!(sources.errors.with_label_values(&[DIRECTORY]).get(), 2);
         assert_eq!(sources.errors.with_label_values(&[DESIRED]).get(), 1);
+        assert_eq!(sources.errors.with_label_values(&[KUBERNETES]).get(), 1);
     }
 }

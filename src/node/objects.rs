@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use super::manager::Command;
 use super::metrics::Sources;
 use super::{ApplyOptions, ApplyReport, DeleteOptions, Error, Events, Node};
+use crate::api::problem::chain;
 use crate::api::{Event, Kind, ObjectKey, PodKey, Reason, parse};
-use crate::pod::engine::chain;
 use crate::pod::real::{Machine, uid_of_owner};
 use crate::source::desired::Applied;
 use crate::source::{DesiredSet, SourceKind};
 use crate::store::RefKind;
+use crate::volume::claim;
 
 impl Node {
     /// Adds or changes desired objects from the text of manifests (`name` is what errors call it, and which set `prune`
@@ -24,7 +25,10 @@ impl Node {
     /// # Errors
     /// If a document is invalid (nothing is then applied) or cannot be kept.
     pub async fn apply(&self, name: &str, text: &[u8], options: ApplyOptions) -> Result<ApplyReport, Error> {
-        let parsed = parse(name, text);
+        let mut parsed = parse(name, text);
+        if parsed.problems.is_empty() {
+            parsed.problems = self.inner.desired.refusals(name, &parsed.documents);
+        }
         if !parsed.problems.is_empty() {
             return Err(Error::Invalid { problems: parsed.problems.iter().map(ToString::to_string).collect() });
         }
@@ -56,11 +60,13 @@ impl Node {
             .await
             .map_err(Error::failed("delete"))?
             .map_err(Error::failed("delete"))?;
-        if !removed {
-            let set = self.inner.sets.borrow().clone();
-            if let Some(sourced) =
-                set.objects.iter().find(|s| s.source == SourceKind::Manifests && s.object.key() == *target)
-            {
+        let set = self.inner.sets.borrow().clone();
+        let elsewhere = set.objects.iter().find(|s| s.source == SourceKind::Manifests && s.object.key() == *target);
+        let claim = target.kind == Kind::PersistentVolumeClaim && elsewhere.is_none();
+        // One that a template made has no object, nor has one whose manifest is out of reach.
+        let claim = claim && self.delete_claim(target, removed).await?;
+        if !removed && !claim {
+            if let Some(sourced) = elsewhere {
                 return Err(Error::Refused {
                     action: "delete",
                     name: target.to_string(),
@@ -84,7 +90,25 @@ impl Node {
         if options.wait {
             self.gone(&keys).await;
         }
+        if options.wait && claim {
+            let mut views = self.inner.machine.claims.subscribe();
+            let goes = |views: &claim::Views| views.get(target).is_some_and(|v| v.phase != claim::Phase::Released);
+            // The sender lives as long as this node.
+            let _ = views.wait_for(|views| !goes(views)).await;
+        }
         Ok(ApplyReport { objects: vec![(target.clone(), Applied::Deleted)] })
+    }
+
+    /// Marks a claim that it goes. Says whether there is one.
+    async fn delete_claim(&self, target: &ObjectKey, removed: bool) -> Result<bool, Error> {
+        let (claims, key) = (self.inner.machine.claims.clone(), target.clone());
+        let deleted = tokio::task::spawn_blocking(move || claims.delete(&key))
+            .await
+            .map_err(Error::failed("delete"))?
+            .map_err(Error::failed("delete"))?;
+        let going =
+            || self.inner.machine.claims.views().get(target).map(|v| v.phase) == Some(claim::Phase::Terminating);
+        Ok(deleted || removed || going())
     }
 
     /// The pods that there are because of an object.

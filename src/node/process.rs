@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use super::manager::Command;
 use super::session::{Guard, Subject};
 use super::{Attach, ContainerRef, Error, ExecRequest, LogPath, Node, RunRequest, Session, Streams};
+use crate::api::problem::chain;
 use crate::api::{PodKey, PodView};
-use crate::pod::engine::chain;
 use crate::pod::real::{Handle, PendingAttach};
 use crate::runtime::client;
 use crate::runtime::protocol::{self, Stdio, Target};
@@ -41,6 +41,13 @@ impl Node {
             return Err(Error::Invalid { problems: parsed.problems.iter().map(ToString::to_string).collect() });
         }
         let key = PodKey::of(&pod.metadata);
+        if self.drained().is_some() {
+            return Err(Error::Refused {
+                action: "run",
+                name: key.to_string(),
+                reason: "the node is drained; `lamina drain --undo` lets pods start again".to_owned(),
+            });
+        }
         if self.inner.board.view(&key).is_some() {
             return Err(Error::Refused {
                 action: "run",
@@ -145,6 +152,14 @@ impl Node {
         })
     }
 
+    /// The name and the first process of a running container.
+    pub(super) fn process_of(&self, target: &ContainerRef) -> Result<(String, u32), Error> {
+        let (key, view, index) = self.find(target)?;
+        let extras = view.lamina.containers.get(index).ok_or_else(|| missing(target))?;
+        let pid = extras.pid.ok_or_else(|| not_running(&key, target))?;
+        Ok((format!("{key}/{}", extras.name), pid))
+    }
+
     /// A pod and the index of one of its containers, by name.
     fn find(&self, target: &ContainerRef) -> Result<(PodKey, std::sync::Arc<PodView>, usize), Error> {
         let key = PodKey { namespace: target.namespace.clone(), name: target.pod.clone() };
@@ -169,7 +184,7 @@ impl Node {
         if extras.pid.is_none() {
             return Err(not_running(&key, target));
         }
-        let spec = view.pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == extras.name);
+        let spec = crate::pod::plan::find(&view.pod, &extras.name);
         Ok(Running {
             spec: self.inner.machine.spec_file(&view.lamina.uid, &extras.name, extras.attempt),
             tty: spec.is_some_and(|c| c.tty == Some(true)),

@@ -147,6 +147,11 @@ impl Session {
         }
     }
 
+    /// Whether it is a further process of a container, whose streams nobody else holds.
+    pub const fn is_exec(&self) -> bool {
+        matches!(self.subject, Subject::Exec { .. })
+    }
+
     fn target(&self) -> Result<(Client, Target), Error> {
         match &self.subject {
             Subject::Exec { id, client, .. } => Ok((client.clone(), Target::Exec { id: *id })),
@@ -183,7 +188,7 @@ fn gone(name: &str) -> Error {
 
 /// How an attempt of a container ended, if it did, or that it will never begin.
 fn ended(view: &PodView, container: &str, attempt: u32, name: &str) -> Option<Result<ProcessExit, Error>> {
-    let status = view.pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|s| s.name == container)?;
+    let status = view.status_of(container)?;
     let restarts = u32::try_from(status.restart_count).unwrap_or_default();
     let state = status.state.as_ref()?;
     let terminated = if restarts > attempt { status.last_state.as_ref() } else { Some(state) };
@@ -193,7 +198,8 @@ fn ended(view: &PodView, container: &str, attempt: u32, name: &str) -> Option<Re
     };
     if let Some(end) = terminated.and_then(|s| s.terminated.as_ref()) {
         let reason = end.reason.as_deref().unwrap_or_default();
-        if reason == "StartError" {
+        // It never came to run: what a shim says of a start that it refused (see `launch::Error::reason`).
+        if matches!(reason, "StartError" | "CreateContainerConfigError" | "CreateContainerError") {
             let status = if end.exit_code == 128 { 125 } else { end.exit_code };
             return Some(refused(reason, end.message.as_ref(), status));
         }

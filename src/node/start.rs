@@ -15,13 +15,16 @@ use super::{Error, Settings, StoreDriver};
 use crate::api::{PodKey, PodUid};
 use crate::image::{Images, RegistryConfig};
 use crate::metrics::Registry;
+use crate::network::Network;
 use crate::pod;
-use crate::pod::real::{Machine, Parts, read_record};
+use crate::pod::real::{Machine, Parts, Policy, read_record};
 use crate::rootfs::Layers;
 use crate::store::driver::DriverChoice;
 use crate::store::{self, Store};
-use crate::sys::atomic;
 use crate::sys::cgroup::Hierarchies;
+use crate::sys::mount::Tier;
+use crate::sys::{atomic, removal};
+use crate::volume::claim::Claims;
 
 /// Which boot the files under `--run` are of.
 const BOOT: &str = "boot";
@@ -60,6 +63,7 @@ pub(super) fn machine(
     for dir in [&settings.root, &settings.run, &pods] {
         atomic::create_dir(dir, 0o700).map_err(Error::failed("make a directory"))?;
     }
+    warn_of_scores();
     forget_other_boots(&settings.run, &live, &boot)?;
     make_dir(&live, 0o700)?;
     make_dir(&settings.log_dir, 0o755)?;
@@ -68,9 +72,13 @@ pub(super) fn machine(
     let images =
         Images::new(store.clone(), config, registry, settings.pull_parallel).map_err(Error::failed("set up pulls"))?;
     let layers = Layers::new(store.clone()).map_err(Error::failed("find out how layers are mounted here"))?;
+    let user_namespaces = layers.tier() == Tier::Detached && user_namespaces();
     let hierarchies = Hierarchies::probe().map_err(Error::failed("find the cgroup hierarchies"))?;
     let shim = install_shim(settings)?;
-    Ok(Machine::new(Parts {
+    let network = Network::open(settings.network.clone(), &settings.root.join("network"), store.instance())
+        .map_err(Error::failed("read what addresses pods have"))?;
+    let claims = Claims::open(settings.root.join("volumes")).map_err(Error::failed("read what claims there are"))?;
+    Machine::new(Parts {
         pods,
         live,
         log_dir: settings.log_dir.clone(),
@@ -81,10 +89,47 @@ pub(super) fn machine(
         store,
         images,
         layers,
+        network: Arc::new(network),
+        claims,
         metrics: pod::metrics::Metrics::new(registry).map_err(Error::failed("set up metrics"))?,
         events,
         pod_pids_limit: settings.pod_pids_limit,
-    }))
+        policy: Policy {
+            user_namespaces,
+            app_armor: app_armor(),
+            memory_throttling: settings.memory_throttling,
+            cdi: settings.cdi.clone(),
+            unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
+            seccomp: settings.seccomp.clone().unwrap_or_else(|| settings.root.join("seccomp")),
+        },
+    })
+    .map_err(Error::failed("start the thread that makes sockets"))
+}
+
+/// Says once what every pod would have to say for itself.
+fn warn_of_scores() {
+    use crate::sys::capability::{Capabilities, permitted};
+    let needed = Capabilities::named("SYS_RESOURCE");
+    if let (Some(needed), Ok(has)) = (needed, permitted())
+        && has.both(needed) != needed
+    {
+        tracing::warn!(
+            "without CAP_SYS_RESOURCE no oom_score_adj below the agent's own can be set: when memory runs out, the kernel \
+             chooses among pods by less than their class"
+        );
+    }
+}
+
+/// Whether the kernel runs AppArmor.
+fn app_armor() -> bool {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    enabled.trim() == "Y"
+}
+
+/// Whether the kernel makes user namespaces.
+fn user_namespaces() -> bool {
+    let most = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    most.trim().parse::<u64>().is_ok_and(|most| most > 0)
 }
 
 /// The node's name: as set, else the host's.
@@ -104,10 +149,7 @@ fn forget_other_boots(run: &Path, live: &Path, boot: &str) -> Result<(), Error> 
     if fs::read_to_string(&file).is_ok_and(|known| known == boot) {
         return Ok(());
     }
-    match fs::remove_dir_all(live) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::failed("remove state of another boot")(e)),
-        _ => {}
-    }
+    removal::remove(live).map_err(Error::failed("remove state of another boot"))?;
     atomic::write_volatile(&file, boot.as_bytes(), 0o600).map_err(Error::failed("note which boot this is"))
 }
 
@@ -180,16 +222,17 @@ pub(super) fn found(machine: &Machine) -> Result<Vec<Found>, Error> {
         let named: Option<PodUid> = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
         match read_record(&path) {
             Ok(Some(record)) if Some(&record.uid) == named.as_ref() => {
+                record.users.inspect(|first| machine.users.keep(*first));
                 found.push(Found { key: PodKey::of(&record.pod.metadata), record });
             }
             Ok(None) => {
-                if let Err(error) = fs::remove_dir_all(&path) {
-                    tracing::warn!(%error, path = %path.display(), "what is left of a pod stays");
+                if let Err(error) = removal::remove(&path) {
+                    tracing::warn!(error = %crate::api::problem::chain(&error), path = %path.display(), "what is left of a pod stays");
                 }
             }
             Ok(Some(_)) => tracing::warn!(path = %path.display(), "not a pod's directory; left alone"),
             Err(error) => {
-                tracing::warn!(path = %path.display(), error = %pod::engine::chain(&error), "a pod is left alone");
+                tracing::warn!(path = %path.display(), error = %crate::api::problem::chain(&error), "a pod is left alone");
             }
         }
     }

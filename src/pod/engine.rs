@@ -4,6 +4,7 @@ use std::future::Future;
 
 use super::desired::Desired;
 use super::plan::Step;
+use super::probe::runner::Finding;
 use super::state::{Exit, Observed, Retry};
 
 /// The hands of one pod's worker. One at a time per pod; every method may be cut off by a crash at any point.
@@ -29,6 +30,15 @@ pub trait Engine: Send {
     fn pushed(&mut self) -> impl Future<Output = Push> + Send;
 }
 
+/// A hook of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Right after it was started.
+    PostStart,
+    /// Before it is asked to end.
+    PreStop,
+}
+
 /// Something that happened by itself.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Push {
@@ -52,6 +62,33 @@ pub enum Push {
         /// Whether the image is here.
         result: Result<(), StepError>,
     },
+    /// A fetch of a volume's image came to its end.
+    VolumeFetched {
+        /// Which volume.
+        volume: String,
+        /// Whether the image is here.
+        result: Result<(), StepError>,
+    },
+    /// A container's probes have found something out.
+    Probed {
+        /// Which container.
+        container: String,
+        /// Which attempt of it.
+        attempt: u32,
+        /// What.
+        finding: Finding,
+    },
+    /// A container's hook is done.
+    Hooked {
+        /// Which container.
+        container: String,
+        /// Which attempt of it.
+        attempt: u32,
+        /// Which of its hooks.
+        hook: Hook,
+        /// Or why it failed.
+        result: Result<(), String>,
+    },
     /// The shim is gone or does not answer.
     ShimLost,
     /// Nothing in particular: take the full look.
@@ -73,23 +110,11 @@ pub struct StepError {
 impl StepError {
     /// A step that may work later, with the chain of causes of `error`.
     pub fn backoff(reason: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { retry: Retry::Backoff, reason, message: chain(error) }
+        Self { retry: Retry::Backoff, reason, message: crate::api::problem::chain(error) }
     }
 
     /// A step that works once what it depends on has changed.
     pub fn on_change(reason: &'static str, message: impl Into<String>) -> Self {
         Self { retry: Retry::OnChange, reason, message: message.into() }
     }
-}
-
-/// An error and all its causes in a line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::{Histogram, HistogramVec, IntCounterVec};
 
+use super::probe::Outcome;
+use super::probe::runner::Kind;
 use crate::metrics::{Error, Registry};
 
 /// Upper bounds of a pass: most take well under a millisecond, one that starts containers tens of them.
@@ -18,6 +20,7 @@ pub struct Metrics {
     duration: Histogram,
     total: IntCounterVec,
     start: HistogramVec,
+    probes: IntCounterVec,
 }
 
 /// A phase of a pod's start.
@@ -60,12 +63,27 @@ impl Metrics {
                 &["phase"],
                 &START_BUCKETS,
             )?,
+            probes: registry.counters(
+                "lamina_probe_total",
+                "Probes of containers, by what they came to; moves with each probe.",
+                &["kind", "result"],
+            )?,
         })
     }
 
     /// Times a pass.
     pub fn pass(&self) -> Pass<'_> {
         Pass { metrics: self, begin: Instant::now() }
+    }
+
+    /// A probe was made.
+    pub fn probed(&self, kind: Kind, outcome: &Outcome) {
+        let result = match outcome {
+            Outcome::Success => "success",
+            Outcome::Failure(_) => "failure",
+            Outcome::Unknown(_) => "unknown",
+        };
+        self.probes.with_label_values(&[kind.as_str(), result]).inc();
     }
 
     /// A phase of a start is over.

@@ -5,6 +5,8 @@
 //! | [`desired`] | what is wanted |
 //! | [`state`] | what was accepted, and what is seen |
 //! | [`plan`] | what to do next: pure |
+//! | [`pressure`] | what the node is short of, and who is not started for it |
+//! | [`probe`] | asking containers how they are, and telling them what happens |
 //! | [`engine`] | the hands: a trait, real in `real`, simulated in tests |
 //! | `worker` | the loop |
 
@@ -13,6 +15,8 @@ pub mod desired;
 pub mod engine;
 pub mod metrics;
 pub mod plan;
+pub mod pressure;
+pub mod probe;
 pub mod real;
 mod seen;
 pub mod state;

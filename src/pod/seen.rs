@@ -1,9 +1,9 @@
 //! How what is seen changes by what happens: pure transitions of [`Observed`].
 
 use super::backoff::Tick;
-use super::engine::{Push, StepError};
+use super::engine::{Hook, Push, StepError};
 use super::plan::Step;
-use super::state::{Failure, Image, Observed, Retry, Sandbox};
+use super::state::{Attempt, Failure, Image, Observed, Retry, Sandbox};
 
 impl Observed {
     /// Takes in what happened. Says whether a full look is needed.
@@ -17,20 +17,63 @@ impl Observed {
                 {
                     a.exit = Some(exit);
                     c.stop = None;
+                    c.hooking = false;
+                    c.probing = None;
                 }
                 false
             }
             Push::Fetched { container, generation, attempt, result } => {
+                let wanted = self.record.as_ref().and_then(|r| r.containers.get(&container));
+                let late = wanted.is_none_or(|g| g.spec != generation);
+                self.holds |= result.is_ok();
                 let c = self.containers.entry(container).or_default();
                 match result {
+                    _ if late => {
+                        // Begun before the pod was changed: whatever it holds is of use to nobody.
+                        c.image = Image::Unknown;
+                        c.stale_refs = true;
+                    }
                     Ok(()) => {
                         c.image = Image::Here { generation, attempt };
                         c.failure = None;
-                        self.holds = true;
                     }
                     Err(error) => {
                         c.image = Image::Unknown;
                         c.failure = Some(Failure::after(c.failure.take(), error, now));
+                    }
+                }
+                false
+            }
+            Push::VolumeFetched { volume, result } => {
+                self.holds |= result.is_ok();
+                match result {
+                    Ok(()) => {
+                        self.volumes.insert(volume, Image::Here { generation: 0, attempt: 0 });
+                    }
+                    Err(error) => {
+                        self.volumes.remove(&volume);
+                        self.failure = Some(Failure::after(self.failure.take(), error, now));
+                    }
+                }
+                false
+            }
+            Push::Probed { container, attempt, finding } => {
+                if let Some(a) = self.current(&container, attempt) {
+                    a.health.found(finding);
+                }
+                false
+            }
+            Push::Hooked { container, attempt, hook, result } => {
+                if let Some(a) = self.current(&container, attempt) {
+                    if hook == Hook::PostStart {
+                        a.health.post_start(result);
+                    }
+                    if let Some(c) = self.containers.get_mut(&container) {
+                        match (hook, &mut c.stop) {
+                            (Hook::PreStop, Some(stop)) => stop.hook = false,
+                            (Hook::PreStop, None) => {}
+                            (Hook::PostStart, _) => c.hooking = false,
+                        }
                     }
                 }
                 false
@@ -43,6 +86,11 @@ impl Observed {
         }
     }
 
+    /// The newest attempt of a container, if it is that one and runs.
+    fn current(&mut self, container: &str, attempt: u32) -> Option<&mut Attempt> {
+        self.containers.get_mut(container)?.attempt.as_mut().filter(|a| a.number == attempt && a.exit.is_none())
+    }
+
     /// Takes in a fresh full look; what only memory knows (waits, fetches, stops under way) stays.
     pub fn renew(&mut self, mut fresh: Self) {
         fresh.failure = self.failure.take();
@@ -52,6 +100,8 @@ impl Observed {
             *self = fresh;
             return;
         }
+        fresh.ending = self.ending;
+        fresh.volumes = std::mem::take(&mut self.volumes);
         if fresh.sandbox == self.sandbox {
             fresh.config = self.config;
         }
@@ -62,6 +112,8 @@ impl Observed {
                 let same = |a: &Option<super::state::Attempt>| a.as_ref().map(|a| a.number);
                 if c.running() && same(&c.attempt) == same(&old.attempt) {
                     c.stop = old.stop;
+                    c.hooking = old.hooking;
+                    c.probing = old.probing;
                 }
             }
         }
@@ -96,12 +148,33 @@ impl Observed {
                     c.failure = None;
                 }
             }
-            Step::Fetch { .. } | Step::Stop { .. } | Step::Kill { .. } | Step::Tidy { .. } => {}
+            Step::Fetch { .. }
+            | Step::FetchVolume { .. }
+            | Step::Again
+            | Step::Stop { .. }
+            | Step::Signal { .. }
+            | Step::Kill { .. }
+            | Step::PostStart { .. }
+            | Step::Probe { .. } => {}
+            Step::Tidy { container } => {
+                if let Some(c) = self.containers.get_mut(container) {
+                    c.stale_refs = false;
+                }
+            }
             Step::Release => {
                 self.failure = None;
                 self.holds = false;
+                self.volumes.clear();
                 for c in self.containers.values_mut() {
                     c.image = Image::Unknown;
+                }
+            }
+            Step::Amend { containers, .. } => {
+                self.failure = None;
+                for container in containers {
+                    // The image ref of the generation that was current is one of an older now; it may be there though
+                    // nothing else is yet of the container.
+                    self.containers.entry(container.clone()).or_default().stale_refs = true;
                 }
             }
             _ => self.failure = None,

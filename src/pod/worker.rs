@@ -48,6 +48,8 @@ pub async fn run<E: Engine, A: Audience>(
     look(&mut engine, &mut seen).await;
     let mut looked = backoff::now();
     let mut current = wanted.borrow_and_update().clone();
+    // What an earlier agent left running is known from here on, whatever the first pass has to do.
+    audience.publish(&current, &seen);
     loop {
         let timer = metrics.pass();
         // Boxed, as are looks: a worker that sleeps should be small, and there are many.
@@ -70,7 +72,8 @@ pub async fn run<E: Engine, A: Audience>(
                 }
                 let next = wanted.borrow_and_update().clone();
                 let pod = |w: &Wanted| w.desired.as_ref().map(|d| d.pod.clone());
-                seen.forgive(pod(&next) != pod(&current) || next.desired.is_none());
+                let forgive = pod(&next) != pod(&current) || next.desired.is_none() || next.images != current.images;
+                seen.forgive(forgive);
                 current = next;
             }
             // Cancel-safe by the trait's contract.
@@ -79,6 +82,8 @@ pub async fn run<E: Engine, A: Audience>(
                 if seen.push(push, backoff::now()) {
                     look(&mut engine, &mut seen).await;
                 }
+                // Whoever waits for an end hears of it before anything is done about it.
+                audience.publish(&current, &seen);
             }
             // Cancel-safe: the moment is computed anew for each wait.
             () = asleep => {

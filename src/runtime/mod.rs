@@ -11,6 +11,7 @@
 //! [`spec`] says what a container is and [`launch`] starts one; [`protocol`] is what agent and shim say, [`client`] the
 //! agent's side, [`shim`] the other; [`logs`] writes and reads the log files. The runtime receives mounts as values and never sees the store.
 
+pub mod cdi;
 pub mod client;
 pub mod launch;
 pub mod logs;
@@ -19,15 +20,3 @@ pub mod shim;
 pub mod spec;
 
 pub use client::Client;
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
-    }
-    text
-}

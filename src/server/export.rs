@@ -52,7 +52,7 @@ fn of_container(state: &State, container: &ContainerExtras, with_upper: bool) ->
     let keys: Result<Vec<LayerKey>, _> = container.layers.iter().map(|key| key.parse()).collect();
     let mut all = layers(state, &keys.map_err(|e| failed(&e))?)?;
     if let (true, Some(upper)) = (with_upper, &container.upper) {
-        all.insert(0, tree::directory(upper).map_err(|e| failed(&e))?);
+        all.insert(0, tree::directory(upper, container.first_id).map_err(|e| failed(&e))?);
     }
     Ok(Merged::new(all))
 }
@@ -129,11 +129,18 @@ impl io::Write for Pieces {
 
 /// A tree as a tar, made as it is sent. It ends early, with an error, where a layer cannot be read.
 pub(super) fn tar(tree: Merged) -> impl Stream<Item = io::Result<Bytes>> {
+    made(move |out| tree::write_tar(&tree, out))
+}
+
+/// What `write` writes, as it is sent; its error ends the stream.
+pub(super) fn made<E: std::error::Error>(
+    write: impl FnOnce(&mut dyn io::Write) -> Result<(), E> + Send + 'static,
+) -> impl Stream<Item = io::Result<Bytes>> {
     let (to, mut pieces) = mpsc::channel(QUEUE);
-    // Ends with the tree, or when the client is gone.
+    // Ends with what is written, or when the client is gone.
     tokio::task::spawn_blocking(move || {
         let mut out = Pieces { to: to.clone(), buffer: Vec::with_capacity(CHUNK) };
-        let written = tree::write_tar(&tree, &mut out).map_err(|e| io::Error::other(super::problem::chain(&e)));
+        let written = write(&mut out).map_err(|e| io::Error::other(crate::api::problem::chain(&e)));
         if let Err(error) = written.and_then(|()| io::Write::flush(&mut out)) {
             // A client that is gone needs no reason.
             let _ = to.blocking_send(Err(error));

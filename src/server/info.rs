@@ -2,6 +2,7 @@
 
 use super::State;
 use super::report::Info;
+use crate::api::condition::Condition;
 use crate::api::duration::short;
 use crate::store::Store;
 use crate::store::driver::{Backing, Driver};
@@ -29,6 +30,42 @@ fn layers_mounted(store: &Store) -> &'static str {
     }
 }
 
+/// A condition of the node, and since when it is so.
+fn condition(condition: &Condition) -> (String, String) {
+    let status = match condition.status {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    (condition.kind.clone(), format!("{status} ({}) since {:.0}", condition.reason, condition.last_transition_time))
+}
+
+/// Whether the API server of a cluster is a source, and heard.
+fn cluster(state: &State) -> String {
+    match state.node.link() {
+        None => "none".to_owned(),
+        Some(link) => link.away.map_or_else(
+            || "connected".to_owned(),
+            |since| format!("not heard for {}: {}", short(since.elapsed()), link.reason),
+        ),
+    }
+}
+
+/// How pods are connected, and whether the kernel hands on what is for them.
+fn network(state: &State) -> Vec<(String, String)> {
+    let say = |path: &str| match read(path).as_str() {
+        "1" | "2" => "on",
+        "0" => "off",
+        _ => "unknown",
+    };
+    let forwarding = [
+        ("forwarding, IPv4", say("/proc/sys/net/ipv4/ip_forward")),
+        ("forwarding, IPv6", say("/proc/sys/net/ipv6/conf/all/forwarding")),
+    ];
+    let known = state.node.machine().network.overview().into_iter();
+    known.chain(forwarding.map(|(name, value)| (name, value.to_owned()))).map(|(n, v)| (n.to_owned(), v)).collect()
+}
+
 /// Reads what there is to read.
 pub(super) fn info(state: &State) -> Info {
     let settings = state.node.settings();
@@ -38,12 +75,12 @@ pub(super) fn info(state: &State) -> Info {
     let tier = match Tier::probe() {
         Ok(Tier::Detached) => "detached: mounts are descriptors, nothing is attached".to_owned(),
         Ok(Tier::Attached) => "attached: each shim attaches its own (kernels before 6.15)".to_owned(),
-        Err(error) => format!("none: {}", super::problem::chain(&error)),
+        Err(error) => format!("none: {}", crate::api::problem::chain(&error)),
     };
     let cgroups = match Hierarchies::probe() {
         Ok(found) if found.is_unified() => "v2".to_owned(),
         Ok(_) => "v1 or hybrid".to_owned(),
-        Err(error) => format!("none: {}", super::problem::chain(&error)),
+        Err(error) => format!("none: {}", crate::api::problem::chain(&error)),
     };
     let mut kernel = vec![
         pair("release", read("/proc/sys/kernel/osrelease")),
@@ -70,7 +107,12 @@ pub(super) fn info(state: &State) -> Info {
                     pair("node", node_name),
                     pair("instance", store.instance().to_owned()),
                     pair("pid", std::process::id().to_string()),
+                    pair("cluster", cluster(state)),
                     pair("pods", state.pods().len().to_string()),
+                    pair(
+                        "drained",
+                        state.node.drained().map_or_else(|| "no".to_owned(), |since| format!("since {since:.0}")),
+                    ),
                 ],
             ),
             ("kernel".into(), kernel),
@@ -83,11 +125,13 @@ pub(super) fn info(state: &State) -> Info {
                     pair("images", usage.images.len().to_string()),
                 ],
             ),
+            ("network".into(), network(state)),
             (
                 "limits".into(),
                 vec![
                     pair("open files", limit.map_or_else(|| "none".to_owned(), |n| n.to_string())),
                     pair("layers fetched at once", settings.pull_parallel.to_string()),
+                    pair("evicted for", settings.eviction_hard.to_string()),
                     pair("layers with a series", settings.metrics_layers.to_string()),
                     pair(
                         "collection",
@@ -101,6 +145,7 @@ pub(super) fn info(state: &State) -> Info {
                     ),
                 ],
             ),
+            ("conditions".into(), state.node.conditions().iter().map(condition).collect()),
             (
                 "paths".into(),
                 std::iter::once(path("root", &settings.root))

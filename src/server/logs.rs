@@ -106,7 +106,7 @@ pub(super) fn read(state: &State, wanted: &Wanted) -> Result<impl Stream<Item = 
         });
         let rest = match result {
             Ok(()) => Ok(buffer.into()),
-            Err(error) => Err(io::Error::other(super::problem::chain(&error))),
+            Err(error) => Err(io::Error::other(crate::api::problem::chain(&error))),
         };
         // A client that is gone needs no rest.
         let _ = pieces.blocking_send(rest);

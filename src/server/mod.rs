@@ -4,6 +4,7 @@
 //! lamina <verb> ──HTTP/1.1+JSON──▶ agent.sock (0600) ──▶ routes ──▶ node::Node
 //!                ◀─frames after an upgrade (stream)──
 //! prometheus ──▶ 127.0.0.1:9640 ──▶ health: /metrics /healthz /readyz   (reads snapshots and cgroup files only)
+//! the cluster ──TLS──▶ node address:9640 ──▶ remote: the same, and of routes what is for reading, and exec
 //! ```
 //!
 //! | task | in | out | ends |
@@ -22,6 +23,7 @@ mod logs;
 mod objects;
 pub mod problem;
 mod pull;
+pub mod remote;
 pub mod report;
 mod routes;
 mod seam;
@@ -39,6 +41,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,12 +110,24 @@ impl State {
 pub struct Server(Arc<State>);
 
 /// The listener of metrics and health.
-#[derive(Debug, Clone, Copy)]
-pub struct Health {
+#[derive(Debug)]
+pub struct Open {
+    listener: TcpListener,
     address: SocketAddr,
 }
 
-impl Health {
+impl Open {
+    /// Listens.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub async fn at(address: SocketAddr) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
     /// Where it listens; with port 0 asked for, the one that was given.
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -140,7 +155,9 @@ impl Server {
     /// If a series is there already.
     pub fn new(node: Node) -> Result<Self, Error> {
         let registry = node.metrics().clone();
-        let telemetry = Telemetry::new(node.pods(), Some(node.store().clone()), node.settings().metrics_layers)?;
+        let claims = node.machine().claims.clone();
+        let layers = node.settings().metrics_layers;
+        let telemetry = Telemetry::new(node.pods(), Some(node.store().clone()), Some(claims), layers)?;
         telemetry.register(&registry)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         Ok(Self(Arc::new(State { node, registry, telemetry, stop, tasks })))
@@ -154,22 +171,15 @@ impl Server {
         Api(self.0.tasks.spawn(async move { serve.await }))
     }
 
-    /// Serves metrics and health on an address.
-    ///
-    /// # Errors
-    /// If the address cannot be had.
-    pub async fn health(&self, address: SocketAddr) -> Result<Health, Error> {
-        let failed = |source| Error::Listen { address, source };
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let serve = axum::serve(listener, health::router(Arc::clone(&self.0)));
+    /// Serves metrics and health to whoever reaches them.
+    pub fn health(&self, open: Open) {
+        let serve = axum::serve(open.listener, health::router(Arc::clone(&self.0)));
         let serve = serve.with_graceful_shutdown(self.0.stop.clone().cancelled_owned());
         self.0.tasks.spawn(async move {
             if let Err(error) = serve.await {
                 tracing::error!(%error, "metrics and health have ended");
             }
         });
-        Ok(Health { address })
     }
 
     /// Ends everything: no new request, streams cut, and `patience` for answers that are under way.

@@ -1,7 +1,6 @@
 //! What the API answers when it cannot do what was asked: one shape for HTTP bodies and for streams.
 
 use std::error::Error;
-use std::fmt::Write as _;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -50,7 +49,7 @@ impl Problem {
 
     /// A refusal from an error and all its causes.
     pub fn of(reason: Reason, error: &dyn Error) -> Self {
-        Self::new(reason, chain(error))
+        Self::new(reason, crate::api::problem::chain(error))
     }
 
     /// Adds what a person can do about it.
@@ -84,16 +83,4 @@ impl axum::response::IntoResponse for Problem {
     fn into_response(self) -> axum::response::Response {
         (self.status(), axum::Json(self)).into_response()
     }
-}
-
-/// An error and its causes in one line, as people read it; no `Display` repeats its source, so nothing is said twice.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a string cannot fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::State;
-use super::problem::{Problem, Reason, chain};
+use super::problem::{Problem, Reason};
 use super::stream::Control;
 use super::upgrade::Stream;
 use super::wire::{self, LayerState};
+use crate::api::problem::chain;
 use crate::image::{self, ImageName, Progress, PullPolicy, PullRequest};
 use crate::oci::DiffId;
 use crate::store::{RefKind, TagOrigin};

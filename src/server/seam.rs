@@ -1,6 +1,7 @@
 //! What the server asks of the node, and how the node's errors become refusals.
 
-use super::problem::{Problem, Reason, chain};
+use super::problem::{Problem, Reason};
+use crate::api::problem::chain;
 use crate::node::Error;
 
 /// The status that a process which could not be executed leaves in a shell.

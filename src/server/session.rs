@@ -11,6 +11,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -119,18 +121,23 @@ impl Ends {
     }
 }
 
-/// Sends frames until the last one, or until the client is gone.
+/// Sends frames until the last one, or until the client is gone; if it has `left`, what comes then is for nobody.
 async fn write(
     stream: super::stream::Writer<impl tokio::io::AsyncWrite + Unpin>,
     mut frames: mpsc::Receiver<Outgoing>,
+    left: Arc<AtomicBool>,
 ) {
     let mut writer = stream;
     while let Some(frame) = frames.recv().await {
+        if left.load(Ordering::Relaxed) {
+            continue;
+        }
         let sent = match &frame {
             Outgoing::Data(channel, bytes) => writer.send(*channel, bytes).await,
             Outgoing::Last(message) => writer.control(message).await,
         };
-        if sent.is_err() || matches!(frame, Outgoing::Last(_)) {
+        // Whoever leaves says so first, and is gone then.
+        if matches!(frame, Outgoing::Last(_)) || (sent.is_err() && !left.load(Ordering::Relaxed)) {
             return;
         }
     }
@@ -146,7 +153,9 @@ pub(super) async fn run(stream: Stream, mut session: Session, size: Option<Size>
     }
     let (out, frames) = mpsc::channel(QUEUE);
     let mut writing = JoinSet::new();
-    writing.spawn(write(writer, frames));
+    let left = Arc::new(AtomicBool::new(false));
+    writing.spawn(write(writer, frames, Arc::clone(&left)));
+    let mut detached = false;
     if let Some(Size { rows, columns }) = size {
         // A process without a terminal has no size; it was not asked for one.
         let _ = session.resize(columns, rows).await;
@@ -167,7 +176,7 @@ pub(super) async fn run(stream: Stream, mut session: Session, size: Option<Size>
                 Ok(exit) => Control::Exit { status: u8::try_from(exit.code & 0xff).unwrap_or(u8::MAX), result: None },
                 Err(error) => Control::Failed(error.into()),
             },
-            frame = reader.next() => {
+            frame = reader.next(), if !detached => {
                 let Ok(Some(frame)) = frame else { return };
                 match frame.channel {
                     Channel::Stdin if frame.payload.is_empty() => ends.input = None,
@@ -179,6 +188,12 @@ pub(super) async fn run(stream: Stream, mut session: Session, size: Option<Size>
                     Channel::Control => match frame.control() {
                         Ok(Control::Resize { rows, columns }) => drop(session.resize(columns, rows).await),
                         Ok(Control::Signal(signal)) => drop(session.signal(signal).await),
+                        // A container's own terminal is held by its shim; that of another process only here.
+                        Ok(Control::Detach) if session.is_exec() => {
+                            detached = true;
+                            left.store(true, Ordering::Relaxed);
+                        }
+                        Ok(Control::Detach) => return,
                         // A client of another version may say more than we know.
                         Ok(_) | Err(_) => {}
                     },
@@ -186,7 +201,7 @@ pub(super) async fn run(stream: Stream, mut session: Session, size: Option<Size>
                 }
             }
             // The client takes no more.
-            _ = writing.join_next() => return,
+            _ = writing.join_next(), if !detached => return,
         }
     };
     // Whatever the process wrote is still to be read; its pipes end with its last holder.

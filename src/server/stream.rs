@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - A frame of length 0 on 0, 1 or 2 is the end of that channel (half-close); nothing follows on it.
-//! - The payload of channel 3 is one JSON object, a [`Control`]: `{"resize":{…}}` and `{"signal":…}` go to the agent,
+//! - The payload of channel 3 is one JSON object, a [`Control`]: `{"resize":{…}}`, `{"signal":…}` and `"detach"` go to the agent,
 //!   `started`, `progress`, `note`, `exit` and `failed` come from it. `exit` or `failed` is always the last frame.
 //! - A connection that ends without either means that the agent (or the client) went away; a container that was
 //!   started with `--rm` is then removed, an exec's process keeps running as under Kubernetes.
@@ -83,6 +83,8 @@ pub enum Control {
     },
     /// The client was sent this signal, and hands it on.
     Signal(i32),
+    /// The client leaves; the command keeps its terminal, and what it writes there is for nobody.
+    Detach,
     /// The command runs; the pod it runs in.
     Started {
         /// Its namespace.
@@ -256,5 +258,6 @@ impl Frame {
     }
 }
 
+pub mod bridge;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,8 @@
 //! Waiting for an object to be as wanted: the node publishes each change, so nothing polls.
 
+mod claim;
+pub(super) mod rollout;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use serde::Deserialize;
 use super::State;
 use super::problem::{Problem, Reason};
 use crate::api::{Kind, Object, PodChange, PodView, change};
+use crate::volume;
 
 /// What can be waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -50,9 +54,8 @@ fn ready(pod: &Pod) -> bool {
 fn reason(pod: &Pod) -> String {
     let status = pod.status.as_ref();
     let waiting = status
-        .and_then(|s| s.container_statuses.as_ref())
         .into_iter()
-        .flatten()
+        .flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten())
         .filter_map(|c| Some((c, c.state.as_ref()?.waiting.as_ref()?)))
         .map(|(c, waiting)| {
             let parts = [waiting.reason.as_deref(), waiting.message.as_deref()];
@@ -83,6 +86,11 @@ fn wanted(object: &Object) -> usize {
         _ => 1,
     };
     usize::try_from(count).unwrap_or(0)
+}
+
+/// Whether it has a status of its own.
+fn is_workload(kind: Kind) -> bool {
+    matches!(kind, Kind::Deployment | Kind::DaemonSet | Kind::StatefulSet | Kind::Job | Kind::CronJob)
 }
 
 /// What is desired of an object: how many pods, and the pod itself if it is one.
@@ -132,7 +140,7 @@ fn judge(target: &Target, goal: Goal, desired: Option<&Desired>, pods: &[Arc<Pod
         let name = format!("{}/{}", target.namespace, target.name);
         return Err(Problem::not_found(&target.kind.to_string().to_lowercase(), &name).hint("lamina get pods -A"));
     }
-    if matches!(target.kind, Kind::ConfigMap | Kind::Secret) {
+    if matches!(target.kind, Kind::ConfigMap | Kind::Secret | Kind::Service) {
         return Ok(answer(true));
     }
     // A workload's pods are replaced or added to when they end; a pod by itself stays as it is.
@@ -155,8 +163,12 @@ fn judge(target: &Target, goal: Goal, desired: Option<&Desired>, pods: &[Arc<Pod
 pub(super) async fn until(state: &State, target: &Target, goal: Goal, timeout: Duration) -> Result<Answer, Problem> {
     let mut pods = state.node.pods();
     let mut desired = state.node.desired();
+    let mut workloads = state.node.workload_changes();
+    let mut claims = state.node.machine().claims.subscribe();
     let deadline = tokio::time::Instant::now() + timeout;
     loop {
+        workloads.mark_unchanged();
+        let mut workload = None;
         let wanted = {
             let set = desired.borrow_and_update();
             let found = set.objects.iter().find(|sourced| {
@@ -165,20 +177,34 @@ pub(super) async fn until(state: &State, target: &Target, goal: Goal, timeout: D
             });
             found.map(|sourced| {
                 let object = sourced.object.as_ref();
+                workload = is_workload(target.kind).then(|| sourced.object.clone());
                 let pod = if let Object::Pod(pod) = object { Some((**pod).clone()) } else { None };
                 Desired { count: wanted(object), pod }
             })
         };
         let published = pods.borrow_and_update().clone();
-        let answer = judge(target, goal, wanted.as_ref(), &published);
+        let known = claims.borrow_and_update().clone();
+        let answer = match workload.filter(|_| goal != Goal::Deleted) {
+            // Its status says more than its pods; one that the manager has not seen yet says nothing.
+            Some(object) => Ok(match state.node.workloads().get(&object.key()) {
+                Some(view) if view.object == object => rollout::judge(view, goal),
+                _ => Answer { reached: false, over: false, state: "it was not looked at yet".to_owned() },
+            }),
+            None if target.kind == Kind::PersistentVolumeClaim => {
+                Ok(claim::judge(goal, known.get(&volume::claim::key(&target.namespace, &target.name))))
+            }
+            None => judge(target, goal, wanted.as_ref(), &published),
+        };
         if matches!(&answer, Ok(Answer { reached: true, .. } | Answer { over: true, .. })) {
             return answer;
         }
-        // All three are cancel-safe: a change that is not taken now is still there at the next look.
+        // All are cancel-safe: a change that is not taken now is still there at the next look.
         tokio::select! {
             () = tokio::time::sleep_until(deadline) => return answer,
             () = state.stop.cancelled() => return Err(Problem::new(Reason::Unavailable, "the agent is stopping")),
             changed = pods.changed() => changed.map_err(|e| Problem::of(Reason::Unavailable, &e))?,
+            changed = claims.changed() => changed.map_err(|e| Problem::of(Reason::Unavailable, &e))?,
+            changed = workloads.changed() => changed.map_err(|e| Problem::of(Reason::Unavailable, &e))?,
             changed = desired.changed() => changed.map_err(|e| Problem::of(Reason::Unavailable, &e))?,
         }
     }

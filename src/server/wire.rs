@@ -55,6 +55,29 @@ pub struct Exec {
     pub size: Option<Size>,
 }
 
+/// `POST /v1/port-forward`, upgraded: one connection. Channel 0 leads to the pod, channel 1 back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct PortForward {
+    /// `pod`, `service`, or a workload's kind.
+    pub kind: String,
+    /// The object's namespace.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+    /// A number or a name; of a service, one of its own ports.
+    pub port: String,
+}
+
+/// `GET /v1/copy`: whether the body is a `file`'s bytes or a `directory` as a tar.
+pub const COPY_KIND: &str = "lamina-kind";
+/// `GET /v1/copy`: its permission bits, in decimal.
+pub const COPY_MODE: &str = "lamina-mode";
+/// `GET /v1/copy`: when its content was last changed, in seconds since 1970.
+pub const COPY_MTIME: &str = "lamina-mtime";
+/// `GET /v1/copy`: its owner and group, `uid:gid`.
+pub const COPY_OWNER: &str = "lamina-owner";
+
 /// `POST /v1/run`, upgraded.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]

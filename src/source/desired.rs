@@ -169,6 +169,24 @@ impl Desired {
         result
     }
 
+    /// What is wrong with applying these documents, given what is there: immutable objects keep their data. `name` is
+    /// what problems call the manifest.
+    pub fn refusals(&self, name: &str, documents: &[Document]) -> Vec<Problem> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = |document: &Document| {
+            let old = &state.objects.get(&document.object.key())?.sourced.object;
+            let (path, reason) = api::immutable::refused(old, &document.object)?;
+            Some(Problem {
+                file: name.to_owned(),
+                document: document.index,
+                object: Some(document.object.key().to_string()),
+                path: path.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        documents.iter().filter_map(one).collect()
+    }
+
     fn write(
         &self,
         state: &mut State,
@@ -225,6 +243,20 @@ impl Desired {
         Ok(rows)
     }
 
+    /// Puts a changed object in the place of the one of its name, durably; it stays in the set of that one.
+    ///
+    /// # Errors
+    /// If it cannot be written; then nothing has changed.
+    pub fn replace(&self, object: Object) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = object.key();
+        let Some(kept) = state.objects.get_mut(&key) else { return Ok(()) };
+        keep(&self.path(&key), &key, &kept.set, &object)?;
+        kept.sourced.object = Arc::new(object);
+        self.publish(&state);
+        Ok(())
+    }
+
     /// Removes an object, durably; says whether it was there.
     ///
     /// # Errors
@@ -278,6 +310,9 @@ impl State {
 fn same(old: &Object, new: &Object) -> bool {
     match (old, new) {
         (Object::Pod(old), Object::Pod(new)) => api::change(old, new) == PodChange::Nothing,
+        (Object::PersistentVolumeClaim(old), Object::PersistentVolumeClaim(new)) => {
+            api::canonical::claim(old) == api::canonical::claim(new)
+        }
         _ => old == new,
     }
 }
@@ -289,7 +324,11 @@ fn keep(file: &Path, key: &ObjectKey, set: &str, object: &Object) -> Result<(), 
         Object::Secret(o) => serde_json::to_value(o),
         Object::Deployment(o) => serde_json::to_value(o),
         Object::DaemonSet(o) => serde_json::to_value(o),
+        Object::StatefulSet(o) => serde_json::to_value(o),
         Object::Job(o) => serde_json::to_value(o),
+        Object::CronJob(o) => serde_json::to_value(o),
+        Object::Service(o) => serde_json::to_value(o),
+        Object::PersistentVolumeClaim(o) => serde_json::to_value(o),
         Object::Ignored(_) => return Ok(()),
     };
     let record = object.map(|object| Record { version: VERSION, set: set.to_owned(), object });

@@ -4,11 +4,13 @@
 //! | task | in | out | ends |
 //! |---|---|---|---|
 //! | `directory`, one a directory | inotify, a slow timer | a [`DesiredSet`] | when its handle is dropped |
+//! | `kubernetes` | the watches of an API server | a [`DesiredSet`], the accepted set on disk | when its handle is dropped |
 //! | `desired` | `apply` and `delete` of the local API | a [`DesiredSet`], files under `desired/` | no task: acts in the caller |
 //! | `merge` | the sets of all sources | one [`DesiredSet`] | when its handle is dropped, or all sources are gone |
 
 pub mod desired;
 pub mod directory;
+pub mod kubernetes;
 pub mod merge;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use crate::api::{Object, ObjectKey, Problem};
 
 pub use desired::{Applied, Desired};
 pub use directory::Directory;
+pub use kubernetes::Kubernetes;
 pub use merge::Merge;
 
 /// Where an object comes from; the order is that of precedence, the first wins.
@@ -31,6 +34,8 @@ pub enum SourceKind {
     Manifests,
     /// `lamina apply` and `lamina run`.
     Desired,
+    /// The API server of a cluster.
+    Kubernetes,
 }
 
 impl SourceKind {
@@ -39,6 +44,7 @@ impl SourceKind {
         match self {
             Self::Manifests => "manifests",
             Self::Desired => "desired",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }

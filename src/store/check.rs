@@ -152,8 +152,12 @@ impl Store {
 
     fn check_names(&self, report: &mut Report) {
         let index = self.index();
+        // A holder's ref is there before its image is: it waits for a pull that is under way, or will be again.
+        let awaited: std::collections::BTreeSet<&Digest> =
+            index.refs.values().flat_map(|holding| &holding.held.awaited).collect();
         for root in index.roots().filter(|root| root.kind != super::RefKind::Tag) {
-            let absent = root.held.manifests.iter().filter(|manifest| !index.by_manifest.contains_key(manifest));
+            let absent = root.held.manifests.iter();
+            let absent = absent.filter(|m| !index.by_manifest.contains_key(m) && !awaited.contains(m));
             report.damage.extend(absent.map(|manifest| Damage::MissingImage {
                 manifest: manifest.clone(),
                 holder: format!("{}/{}", root.kind, root.owner),

@@ -208,6 +208,7 @@ impl Store {
         }
         let image = image_from(&record, config);
         self.index().add_image(Arc::new(record), Instant::now());
+        self.loosen();
         Ok(image)
     }
 

@@ -83,6 +83,20 @@ pub(super) struct Unreadable {
     pub(super) root: bool,
 }
 
+/// Refs by kind and owner.
+pub(super) type Slots = BTreeSet<(RefKind, String)>;
+
+/// How what is held would be another.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// Refs that would be gone.
+    pub(super) released: Slots,
+    /// Manifests that would be held.
+    pub(super) manifests: BTreeSet<Digest>,
+    /// Keys of layers that would be held.
+    pub(super) keys: Vec<LayerKey>,
+}
+
 /// What is in the store.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -159,7 +173,7 @@ impl Index {
         let tags = self.tags.values().filter(|tag| tag.origin == TagOrigin::Person).map(|tag| Ref {
             kind: RefKind::Tag,
             owner: tag.reference.to_string(),
-            held: Held { manifests: BTreeSet::from([tag.image.manifest.clone()]), stacks: Vec::new() },
+            held: Held { manifests: BTreeSet::from([tag.image.manifest.clone()]), ..Held::default() },
         });
         refs.chain(tags)
     }
@@ -171,16 +185,20 @@ impl Index {
         person.is_some_and(|tag| held.stacks.is_empty() && held.manifests.iter().all(|m| *m == tag.image.manifest))
     }
 
-    /// The manifests that roots hold.
-    pub(super) fn held_manifests(&self) -> HashSet<&Digest> {
-        let refs = self.refs.values().flat_map(|holding| &holding.held.manifests);
+    /// The manifests that roots hold, but for the refs in `without`.
+    fn held_manifests(&self, without: &Slots) -> HashSet<&Digest> {
+        let refs = self.refs_without(without).flat_map(|holding| &holding.held.manifests);
         let tags = self.tags.values().filter(|tag| tag.origin == TagOrigin::Person).map(|tag| &tag.image.manifest);
         refs.chain(tags).collect()
     }
 
+    fn refs_without(&self, without: &Slots) -> impl Iterator<Item = &Holding> {
+        self.refs.iter().filter(|(slot, _)| !without.contains(*slot)).map(|(_, holding)| holding)
+    }
+
     /// The keys of layers that roots hold without an image.
-    pub(super) fn held_keys(&self) -> HashSet<&LayerKey> {
-        self.refs.values().flat_map(|holding| &holding.keys).collect()
+    fn held_keys(&self, without: &Slots) -> HashSet<&LayerKey> {
+        self.refs_without(without).flat_map(|holding| &holding.keys).collect()
     }
 
     /// Restarts the idle clocks of what `holding` held, for it has just been let go.
@@ -208,9 +226,15 @@ impl Index {
         }
     }
 
-    /// The graph for a sweep's plan, with what its indices stand for.
-    pub(super) fn graph(&self, now: Instant) -> (Graph, Vec<&LayerKey>, Vec<&ImageId>) {
-        let (manifests, keys) = (self.held_manifests(), self.held_keys());
+    /// The graph for a sweep's plan, with what its indices stand for, as it is or would be.
+    pub(super) fn graph<'a>(
+        &'a self,
+        now: Instant,
+        change: &'a Change,
+    ) -> (Graph, Vec<&'a LayerKey>, Vec<&'a ImageId>) {
+        let (mut manifests, mut keys) = (self.held_manifests(&change.released), self.held_keys(&change.released));
+        manifests.extend(&change.manifests);
+        keys.extend(&change.keys);
         let mut graph = Graph::default();
         let mut positions = HashMap::with_capacity(self.layers.len());
         for (position, (key, entry)) in self.layers.iter().enumerate() {

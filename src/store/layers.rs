@@ -167,7 +167,7 @@ impl Store {
         if !is_damage(&source) {
             return Err(Error::Driver { path: info.dir.clone(), source });
         }
-        let problem = chain_of(&source);
+        let problem = crate::api::problem::chain(&source);
         if self.driver().is_some()
             && let Err(error) = self.mark_damaged(&info.key, &problem)
         {
@@ -217,6 +217,15 @@ impl Store {
         Ok(Merged::new(trees?))
     }
 
+    /// How long the tar is that a layer was made from.
+    ///
+    /// # Errors
+    /// As [`Store::layer`], or if what would rebuild the tar cannot be read.
+    pub fn tar_length(&self, key: &LayerKey) -> Result<u64, Error> {
+        let info = self.layer(key)?;
+        driver::tar_length(&info.dir).map_err(|source| Error::Driver { path: info.dir.clone(), source })
+    }
+
     /// Writes the tar that a layer was made from, bit for bit.
     ///
     /// # Errors
@@ -242,10 +251,4 @@ fn is_damage(error: &driver::Error) -> bool {
         driver::Error::Tree(error) => matches!(error, super::tree::Error::Damaged { .. }),
         _ => false,
     }
-}
-
-/// An error and its causes in one line.
-fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

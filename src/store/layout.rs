@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::key::{ImageId, LayerKey};
-use crate::sys::atomic;
+use crate::sys::{atomic, removal};
 
 /// The version of the layout that this release writes; a higher one is refused.
 const VERSION: u32 = 1;
@@ -174,13 +174,5 @@ pub(super) fn list(dir: &Path) -> Result<Vec<String>, Error> {
 
 /// Removes a file or a whole directory. What is not there is fine.
 pub(super) fn remove_all(path: &Path) -> Result<(), Error> {
-    let result = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match result {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::at("remove", path)(e)),
-        _ => Ok(()),
-    }
+    removal::remove(path).map_err(|e| Error::at("remove", e.path)(e.source))
 }

@@ -18,6 +18,9 @@
 //! `changes` (renames below `layers/` and `images/`: commits and sweeps exclude each other), one of `writers` (the
 //! file of one ref or tag), `index` (held for lookups only, never for I/O).
 //!
+//! Whatever can leave something without a holder wakes whoever waits for [`Store::loosened`]: refs and tags that let go,
+//! and commits, whose pull may have been given up meanwhile.
+//!
 //! Methods that touch the disk block; callers on an async runtime wrap them in `spawn_blocking`. Lookups don't.
 
 mod access;
@@ -111,6 +114,8 @@ struct Inner {
     next: AtomicU64,
     /// Damaged layers that a sound one took the place of, since the store was opened.
     repairs: AtomicU64,
+    /// Woken when there may be something to collect.
+    loose: tokio::sync::Notify,
     changes: Mutex<()>,
     writers: [Mutex<()>; WRITERS],
     index: Mutex<Index>,
@@ -159,6 +164,7 @@ impl Store {
             opening: layout::random_name(),
             next: AtomicU64::new(0),
             repairs: AtomicU64::new(0),
+            loose: tokio::sync::Notify::new(),
             changes: Mutex::new(()),
             writers: std::array::from_fn(|_| Mutex::new(())),
             index,
@@ -189,6 +195,17 @@ impl Store {
             Mode::Write { backing, .. } => backing,
             Mode::Read => None,
         }
+    }
+
+    /// Waits until something was let go, or came into the store that nothing may hold any more: a sweep may then find
+    /// something. For one waiter; cancel-safe, and what happened since the last wait ends the next at once.
+    pub async fn loosened(&self) {
+        self.0.loose.notified().await;
+    }
+
+    /// Wakes who waits for [`Store::loosened`].
+    fn loosen(&self) {
+        self.0.loose.notify_one();
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

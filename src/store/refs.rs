@@ -35,11 +35,15 @@ pub enum RefKind {
     Tag,
     /// A build in progress.
     Build,
+    /// A workload, for templates that it may go back to or will need again.
+    Workload,
+    /// An archive in an image directory; the owner is its path.
+    File,
 }
 
 impl RefKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Pod, Self::Pull, Self::Pin, Self::Tag, Self::Build];
+    pub const ALL: [Self; 7] = [Self::Pod, Self::Pull, Self::Pin, Self::Tag, Self::Build, Self::Workload, Self::File];
 
     /// The name of the kind's directory.
     pub const fn name(self) -> &'static str {
@@ -49,6 +53,8 @@ impl RefKind {
             Self::Pin => "pin",
             Self::Tag => "tag",
             Self::Build => "build",
+            Self::Workload => "workload",
+            Self::File => "file",
         }
     }
 }
@@ -61,7 +67,7 @@ impl fmt::Display for RefKind {
 
 /// A text that is no kind of ref.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no kind of ref; expected pod, pull, pin, tag or build")]
+#[error("{0:?} is no kind of ref; expected pod, pull, pin, tag, build or workload")]
 pub struct UnknownKind(String);
 
 impl FromStr for RefKind {
@@ -92,6 +98,9 @@ pub struct Held {
     /// Stacks of layers, lowest first, of images whose documents are not stored yet: each layer of each stack.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stacks: Vec<Vec<DiffId>>,
+    /// The images that those layers are for, by the digest of their manifest: holders may wait for them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub awaited: BTreeSet<Digest>,
 }
 
 /// A ref's document. The owner is inside too, for its file's name may only stand for it.
@@ -150,6 +159,20 @@ impl Store {
         })
     }
 
+    /// As [`Store::hold_layers`] for the one image that a pull is about. That it is not here yet is no damage until the
+    /// ref is released, whoever holds it already.
+    ///
+    /// # Errors
+    /// As [`Store::hold`].
+    pub fn hold_pull(&self, owner: &str, manifest: &Digest, stack: &[DiffId]) -> Result<(), Error> {
+        self.change_ref(RefKind::Pull, owner, |held| {
+            held.awaited.insert(manifest.clone());
+            if !held.stacks.iter().any(|known| known == stack) {
+                held.stacks.push(stack.to_vec());
+            }
+        })
+    }
+
     /// Makes `owner` hold exactly these images; none is as [`Store::release`].
     ///
     /// # Errors
@@ -159,7 +182,7 @@ impl Store {
             return self.release(kind, owner);
         }
         self.change_ref(kind, owner, |held| {
-            *held = Held { manifests: manifests.iter().cloned().collect(), stacks: Vec::new() };
+            *held = Held { manifests: manifests.iter().cloned().collect(), ..Held::default() };
         })
     }
 
@@ -185,6 +208,7 @@ impl Store {
             let released = index.ids_of(&holding.held.manifests);
             drop(index);
             self.note_use(&released);
+            self.loosen();
         }
         Ok(())
     }
@@ -215,6 +239,7 @@ impl Store {
         let mut both = before.clone().unwrap_or_default().held;
         both.manifests.extend(held.manifests.iter().cloned());
         both.stacks.extend(held.stacks.iter().cloned());
+        both.awaited.extend(held.awaited.iter().cloned());
         self.index().refs.insert(slot.clone(), Holding::new(both));
         let written = self.write_ref(kind, owner, &held);
         let mut index = self.index();
@@ -225,6 +250,7 @@ impl Store {
         };
         if let Some(before) = before {
             index.note_release(&before, Instant::now());
+            self.loosen();
         }
         written
     }

@@ -50,6 +50,19 @@ impl Store {
     /// # Errors
     /// [`Error::UnknownImage`] if the image is not in the store, or a failure of the disk.
     pub fn set_tag(&self, reference: &Reference, image: &ImageId, origin: TagOrigin) -> Result<(), Error> {
+        self.write_tag(reference, image, origin, true).map(drop)
+    }
+
+    /// As [`Store::set_tag`], for whoever found the image by that reference: where it means another by now, it goes on to
+    /// mean that, and the answer is `false`.
+    ///
+    /// # Errors
+    /// As [`Store::set_tag`].
+    pub fn confirm_tag(&self, reference: &Reference, image: &ImageId, origin: TagOrigin) -> Result<bool, Error> {
+        self.write_tag(reference, image, origin, false)
+    }
+
+    fn write_tag(&self, reference: &Reference, image: &ImageId, origin: TagOrigin, moves: bool) -> Result<bool, Error> {
         self.writable("set a tag")?;
         // Against sweeps: the image must not go between the look and the write.
         let _changes = self.changes();
@@ -59,15 +72,17 @@ impl Store {
             return Err(Error::UnknownImage { digest: image.top.clone() });
         }
         let before = index.tags.get(reference).cloned();
+        if !moves && before.as_ref().is_some_and(|tag| tag.image.manifest != image.manifest) {
+            return Ok(false);
+        }
         let person = before.as_ref().is_some_and(|tag| tag.origin == TagOrigin::Person);
         let origin = if person { TagOrigin::Person } else { origin };
         if before.as_ref().is_some_and(|tag| tag.image == *image && tag.origin == origin) {
             drop((index, writer));
-            return if origin == TagOrigin::Person {
-                self.release(RefKind::Tag, &reference.to_string())
-            } else {
-                Ok(())
-            };
+            if origin == TagOrigin::Person {
+                self.release(RefKind::Tag, &reference.to_string())?;
+            }
+            return Ok(true);
         }
         drop(index);
         let tag = Tag { reference: reference.clone(), image: image.clone(), origin, set_at: super::seconds::now() };
@@ -78,11 +93,15 @@ impl Store {
         index.tags.insert(reference.clone(), tag);
         if let Some(before) = before {
             index.note_manifest(&before.image.manifest, Instant::now());
+            self.loosen();
         }
         drop(index);
         drop(writer);
         // From here on the tag itself holds the image; a ref that did so until now would outlast its next move.
-        if origin == TagOrigin::Person { self.release(RefKind::Tag, &reference.to_string()) } else { Ok(()) }
+        if origin == TagOrigin::Person {
+            self.release(RefKind::Tag, &reference.to_string())?;
+        }
+        Ok(true)
     }
 
     /// What `reference` was last resolved to.
@@ -108,6 +127,7 @@ impl Store {
             let released = index.ids_of([&tag.image.manifest]);
             drop(index);
             self.note_use(&released);
+            self.loosen();
         }
         Ok(tag)
     }

@@ -62,6 +62,25 @@ pub fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<O
     open_with(root.as_fd(), path, flags, Mode::empty(), resolve)
 }
 
+/// Opens a path below a volume as [`open_beneath`] does, and makes a directory where there is nothing, as Kubernetes does
+/// for a `subPath`: whoever may use the volume may use that, so it gets the volume's mode.
+///
+/// # Errors
+/// As [`open_beneath`], and if it cannot be made.
+pub fn open_or_make_beneath(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let root = root.as_fd();
+    match open_beneath(root, path, OFlags::PATH) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+        result => return result,
+    }
+    // A link that appears meanwhile may lead elsewhere in the volume, not out of it.
+    let made = make_directories(root, path, 0o755)?;
+    let mode = rustix::fs::fstat(root)?.st_mode & 0o7777;
+    let readable = openat2(&made, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH)?;
+    rustix::fs::fchmod(&readable, Mode::from_raw_mode(mode))?;
+    Ok(made)
+}
+
 /// Opens the directory `path`, as a process sees it whose root is `root`, and makes what is missing of it. A link to
 /// nothing on the way leads to where it points, inside.
 ///
@@ -243,6 +262,21 @@ mod tests {
             let path = dir.path().join("root").join(name);
             assert!(path.is_dir() && !path.is_symlink());
         }
+        untouched(&dir);
+    }
+
+    #[test]
+    fn a_missing_part_of_a_volume_is_made_with_the_volumes_mode_and_inside() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (dir, root) = tree();
+        std::fs::set_permissions(dir.path().join("root"), std::fs::Permissions::from_mode(0o2777)).unwrap();
+        symlink("../canary", dir.path().join("root/out")).unwrap();
+        symlink("../canary/new", dir.path().join("root/nothing")).unwrap();
+        open_or_make_beneath(&root, Path::new("real/new/deep")).unwrap();
+        let made = std::fs::metadata(dir.path().join("root/real/new/deep")).unwrap();
+        assert_eq!(made.permissions().mode() & 0o7777, 0o2777);
+        assert_eq!(open_or_make_beneath(&root, Path::new("out/new")).unwrap_err().raw_os_error(), Some(libc::EXDEV));
+        assert!(open_or_make_beneath(&root, Path::new("nothing")).is_err());
         untouched(&dir);
     }
 

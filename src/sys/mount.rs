@@ -74,6 +74,27 @@ impl Mount {
         fs.mount(attributes)
     }
 
+    /// Files in huge pages of `page` bytes (`None`: the size that the machine prefers), at most `size` bytes of them.
+    ///
+    /// # Errors
+    /// If the kernel refuses, as where it has no pages of that size.
+    pub fn huge_pages(
+        page: Option<u64>,
+        size: Option<u64>,
+        mode: u32,
+        attributes: MountAttrFlags,
+    ) -> Result<Self, Error> {
+        let mut fs = Context::open("hugetlbfs")?;
+        fs.string("mode", format!("{mode:o}"))?;
+        if let Some(page) = page {
+            fs.string("pagesize", page.to_string())?;
+        }
+        if let Some(size) = size {
+            fs.string("size", size.to_string())?;
+        }
+        fs.mount(attributes)
+    }
+
     /// A detached copy of the tree mounted at `path` (a bind mount without a place).
     ///
     /// # Errors
@@ -126,6 +147,20 @@ impl Mount {
         })
     }
 
+    /// Shows its owners (and those of what is mounted below it, if it was cloned with that) through the ids of a user
+    /// namespace: what is stored as user 0 belongs to the namespace's root. Only for a detached mount, and only once.
+    ///
+    /// # Errors
+    /// If a file system does not support that, or the kernel refuses.
+    pub fn map_owners(&self, namespace: BorrowedFd<'_>, recursive: bool) -> Result<(), Error> {
+        super::raw::map_owners(self.0.as_fd(), namespace, recursive).map_err(|source| Error {
+            action: "map the owners of",
+            subject: "a mount".into(),
+            log: String::new(),
+            source,
+        })
+    }
+
     /// A path through which the mount's root can be reached by this process alone.
     pub fn proc_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
@@ -149,6 +184,14 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Detached => "detached",
+            Self::Attached => "attached",
+        }
+    }
+
     /// Tries which tier this kernel has, with two empty file systems that nobody else sees.
     ///
     /// # Errors
@@ -162,6 +205,11 @@ impl Tier {
 
 /// Options of every overlay: a layer's `trusted.overlay.redirect` and `metacopy` must never be believed.
 const OVERLAY_OPTIONS: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("metacopy", "off")];
+
+/// A writable layer lives no longer than one start of its container, so nobody ever needs it on disk: `fsync` in it has
+/// nothing to do, and its unmount does not wait until the whole file system below it is written (which takes as long as
+/// whatever else the node writes).
+const UNSYNCED: &str = "volatile";
 
 /// An overlay of `lower` (top layer first) by descriptors: [`Tier::Detached`]. `upper` is the upper and work directory.
 ///
@@ -179,6 +227,7 @@ pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>) -> Resul
     if let Some((upper, work)) = upper {
         fs.string("upperdir", upper)?;
         fs.string("workdir", work)?;
+        fs.flag(UNSYNCED)?;
     }
     fs.mount(MountAttrFlags::empty())
 }
@@ -189,7 +238,7 @@ pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>) -> Resul
 ///
 /// # Errors
 /// If the options do not fit or the kernel refuses.
-pub fn overlay_at(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Error> {
+pub fn overlay_at(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> Result<(), Error> {
     use std::os::unix::ffi::OsStrExt as _;
     // Inside the options ',' ends an option and ':' ends a layer; both can be escaped with '\\'.
     let escaped = |path: &Path| {
@@ -213,10 +262,14 @@ pub fn overlay_at(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -
         }
         options.extend_from_slice(&escaped(shared.and_then(|dir| layer.strip_prefix(dir).ok()).unwrap_or(layer)));
     }
-    options.extend_from_slice(b",upperdir=");
-    options.extend_from_slice(&escaped(upper));
-    options.extend_from_slice(b",workdir=");
-    options.extend_from_slice(&escaped(work));
+    if let Some((upper, work)) = upper {
+        options.extend_from_slice(b",upperdir=");
+        options.extend_from_slice(&escaped(upper));
+        options.extend_from_slice(b",workdir=");
+        options.extend_from_slice(&escaped(work));
+        options.push(b',');
+        options.extend_from_slice(UNSYNCED.as_bytes());
+    }
     let refused = |source: io::Error| Error {
         action: "mount overlay at",
         subject: target.display().to_string(),
@@ -356,13 +409,17 @@ mod tests {
         let base = dir.path().to_owned();
         std::thread::spawn(move || {
             private_namespace().unwrap();
-            for name in ["a", "b,c:d", "upper", "work", "merged"] {
+            for name in ["a", "b,c:d", "upper", "work", "upper2", "work2", "merged"] {
                 std::fs::create_dir(base.join(name)).unwrap();
             }
             std::fs::write(base.join("b,c:d/low"), "1").unwrap();
             let lower = [base.join("a"), base.join("b,c:d")];
-            overlay_at(&lower, &base.join("upper"), &base.join("work"), &base.join("merged")).unwrap();
+            overlay_at(&lower, Some((&base.join("upper"), &base.join("work"))), &base.join("merged")).unwrap();
             assert_eq!(std::fs::read(base.join("merged/low")).unwrap(), b"1");
+            detach(&base.join("merged")).unwrap();
+            overlay_at(&lower, None, &base.join("merged")).unwrap();
+            assert_eq!(std::fs::read(base.join("merged/low")).unwrap(), b"1");
+            assert!(std::fs::write(base.join("merged/new"), "").is_err());
             detach(&base.join("merged")).unwrap();
 
             let deep = base.join("d".repeat(200));
@@ -371,7 +428,7 @@ mod tests {
                 std::fs::create_dir_all(layer).unwrap();
             }
             std::fs::write(deep.join("498/lowest"), "1").unwrap();
-            overlay_at(&layers, &base.join("upper"), &base.join("work"), &base.join("merged")).unwrap();
+            overlay_at(&layers, Some((&base.join("upper2"), &base.join("work2"))), &base.join("merged")).unwrap();
             assert_eq!(std::fs::read(base.join("merged/lowest")).unwrap(), b"1");
             detach(&base.join("merged")).unwrap();
         })

@@ -20,6 +20,8 @@ pub enum Namespace {
     Uts,
     /// The root of the cgroup tree as it is shown.
     Cgroup,
+    /// Users, groups and capabilities. One that was entered cannot be left.
+    User,
 }
 
 impl Namespace {
@@ -31,6 +33,7 @@ impl Namespace {
             Self::Ipc => libc::CLONE_NEWIPC,
             Self::Uts => libc::CLONE_NEWUTS,
             Self::Cgroup => libc::CLONE_NEWCGROUP,
+            Self::User => libc::CLONE_NEWUSER,
         }
     }
 
@@ -42,6 +45,7 @@ impl Namespace {
             Self::Ipc => "ipc",
             Self::Uts => "uts",
             Self::Cgroup => "cgroup",
+            Self::User => "user",
         }
     }
 }
@@ -66,6 +70,7 @@ pub fn enter(namespace: BorrowedFd<'_>, kind: Namespace) -> io::Result<()> {
         Namespace::Ipc => LinkNameSpaceType::InterProcessCommunication,
         Namespace::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
         Namespace::Cgroup => LinkNameSpaceType::ControlGroup,
+        Namespace::User => LinkNameSpaceType::User,
     };
     Ok(move_into_link_name_space(namespace, Some(kind))?)
 }
@@ -92,6 +97,17 @@ pub fn unshare(kinds: &[Namespace]) -> io::Result<()> {
     let flags = UnshareFlags::from_bits_retain(flags.unsigned_abs());
     #[expect(deprecated, reason = "the replacement only adds an unsafe marker for flags that are not used here")]
     Ok(rustix::thread::unshare(flags)?)
+}
+
+/// Becomes the root of the user namespace that the calling thread has entered, which is nobody on the host.
+///
+/// # Errors
+/// If the namespace has no such user or the kernel refuses.
+pub fn become_its_root() -> io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
 }
 
 /// Sets the host name of the caller's UTS namespace.

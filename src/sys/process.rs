@@ -11,6 +11,10 @@ pub struct Clone<'a> {
     pub mount: bool,
     /// A new pid namespace, in which it is the first process.
     pub pid: bool,
+    /// A new user namespace, in which it has every capability and, until somebody says which, no user.
+    pub user: bool,
+    /// The caller's parent becomes its parent, too.
+    pub sibling: bool,
     /// The v2 cgroup that it begins in, by its directory.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
@@ -59,13 +63,20 @@ pub fn fork(options: Clone<'_>) -> io::Result<Forked> {
     }
     let mut pidfd: RawFd = -1;
     let mut flags = libc::CLONE_PIDFD.unsigned_abs();
-    for (wanted, flag) in [(options.mount, libc::CLONE_NEWNS), (options.pid, libc::CLONE_NEWPID)] {
+    let kinds = [
+        (options.mount, libc::CLONE_NEWNS),
+        (options.pid, libc::CLONE_NEWPID),
+        (options.user, libc::CLONE_NEWUSER),
+        (options.sibling, libc::CLONE_PARENT),
+    ];
+    for (wanted, flag) in kinds {
         flags |= if wanted { flag.unsigned_abs() } else { 0 };
     }
     let mut args = CloneArgs {
         flags: u64::from(flags),
         pidfd: (&raw mut pidfd).addr() as u64,
-        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+        // A sibling has its maker's.
+        exit_signal: if options.sibling { 0 } else { u64::from(libc::SIGCHLD.unsigned_abs()) },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = options.cgroup {

@@ -1,10 +1,11 @@
-//! `emptyDir`: a directory that lives as long as its pod, or a tmpfs that does.
+//! `emptyDir`: a directory that lives as long as its pod, or a tmpfs or huge pages that do.
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 
-use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 
 use super::{Context, Error, Source, mount_attributes};
+use crate::api::ids::{HUGE_PAGES, page_size};
 use crate::api::quantity::Quantity;
 use crate::sys::mount::Mount;
 
@@ -13,10 +14,20 @@ const MODE: u32 = 0o777;
 const GROUP_MODE: u32 = 0o2777;
 
 pub(super) fn prepare(name: &str, empty: &EmptyDirVolumeSource, context: &Context<'_>) -> Result<Source, Error> {
-    let mode = if context.fs_group.is_some() { GROUP_MODE } else { MODE };
+    let own_mode = empty.mode.and_then(|m| u32::try_from(m).ok());
+    let mode = if context.fs_group.is_some() { GROUP_MODE } else { own_mode.unwrap_or(MODE) };
     if empty.medium.as_deref() == Some("Memory") {
         let size = empty.size_limit.as_ref().map(|limit| bytes(name, limit)).transpose()?;
         let mount = Mount::tmpfs(size, mode, mount_attributes())
+            .map_err(|source| Error::Mount { volume: name.to_owned(), source })?;
+        own(name, &mount.proc_path(), context)?;
+        return Ok(Source::Mount(mount));
+    }
+    if let Some(pages) = empty.medium.as_deref().and_then(|medium| medium.strip_prefix("HugePages")) {
+        let page = pages.strip_prefix('-').map(str::to_owned).or_else(|| only_size(context.pod));
+        let page = page.and_then(|size| page_size(&format!("{HUGE_PAGES}{size}")));
+        let size = empty.size_limit.as_ref().map(|limit| bytes(name, limit)).transpose()?;
+        let mount = Mount::huge_pages(page, size, mode, mount_attributes())
             .map_err(|source| Error::Mount { volume: name.to_owned(), source })?;
         own(name, &mount.proc_path(), context)?;
         return Ok(Source::Mount(mount));
@@ -37,6 +48,13 @@ pub(super) fn prepare(name: &str, empty: &EmptyDirVolumeSource, context: &Contex
         Err(e) => return Err(failed("create")(e)),
     }
     Ok(Source::Directory(path))
+}
+
+/// The one size of huge pages that a pod's containers have.
+fn only_size(pod: &Pod) -> Option<String> {
+    let all = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
+    let limits = all.filter_map(|c| c.resources.as_ref()?.limits.as_ref()).flat_map(|l| l.keys());
+    limits.into_iter().find_map(|name| name.strip_prefix(HUGE_PAGES).map(str::to_owned))
 }
 
 fn own(name: &str, path: &std::path::Path, context: &Context<'_>) -> Result<(), Error> {

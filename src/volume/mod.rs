@@ -3,20 +3,27 @@
 //! | kind | where its content is | who owns it |
 //! |---|---|---|
 //! | `emptyDir` | a directory below the pod's own, or a tmpfs | the pod; the tmpfs is kept by its shim |
-//! | `configMap`, `secret` | a tmpfs, filled through its descriptor, never on disk | the pod's shim |
+//! | `configMap`, `secret`, `downwardAPI`, `projected` | a tmpfs, filled through its descriptor, never on disk | the pod's shim |
 //! | `hostPath` | the host | nobody here |
+//! | `nfs` | a server | the pod's shim keeps the mount |
+//! | `image` | layers of the store; nothing is made for it | the pod's shim keeps their mounts |
+//! | `persistentVolumeClaim` | a directory of the node's ([`claim`]) | its claim |
 //!
-//! [`prepare`] makes a volume once for a pod; [`refresh`] brings the content of one that follows a ConfigMap or Secret up
-//! to date, by one atomic rename. A new kind is a file here and an arm in both.
+//! [`prepare`] makes a volume once for a pod; [`refresh`] brings the content of one that is made of other objects, or of
+//! the pod's own fields, up to date, by one atomic rename. A new kind is a file here and an arm in both.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Volume};
 
+use crate::api::PodUid;
+use crate::api::env::NodeFacts;
 use crate::sys::mount::{self, Mount};
 
+pub mod claim;
 mod empty_dir;
+mod nfs;
 mod payload;
 mod projection;
 #[cfg(test)]
@@ -55,6 +62,34 @@ pub enum Error {
         /// The path.
         path: String,
     },
+    /// A field of the pod that cannot be shown in a file.
+    #[error("volume {volume}: what the file {path:?} is to show is not there")]
+    Field {
+        /// The volume.
+        volume: String,
+        /// The file's path.
+        path: String,
+    },
+    /// A claim cannot be had.
+    #[error("volume {volume}")]
+    Claim {
+        /// The volume.
+        volume: String,
+        /// Why.
+        source: claim::Error,
+    },
+    /// An export cannot be mounted.
+    #[error("volume {volume}: cannot mount nfs {server}:{path}: {reason}")]
+    Nfs {
+        /// The volume.
+        volume: String,
+        /// The server.
+        server: String,
+        /// The export.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     /// The kind is not known here.
     #[error("volume {volume} is of a kind that is not supported")]
     Unsupported {
@@ -92,9 +127,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether trying again helps only once a ConfigMap or Secret has changed.
-    pub const fn awaits_config(&self) -> bool {
-        matches!(self, Self::Missing { .. } | Self::MissingKey { .. })
+    /// Whether trying again helps only once a ConfigMap, Secret or claim has changed.
+    pub const fn awaits_change(&self) -> bool {
+        match self {
+            Self::Claim { source, .. } => source.awaits_change(),
+            _ => matches!(self, Self::Missing { .. } | Self::MissingKey { .. }),
+        }
     }
 }
 
@@ -103,8 +141,10 @@ impl Error {
 pub enum Source {
     /// A mount that somebody must keep while the pod runs.
     Mount(Mount),
-    /// A directory of the pod's own.
+    /// A directory of the pod's own, or of a claim.
     Directory(PathBuf),
+    /// Layers of an image, which others see to.
+    Image,
     /// A path of the host; `kind` is `hostPath.type`, empty where none is given.
     Host {
         /// The path.
@@ -123,8 +163,20 @@ pub struct Context<'a> {
     pub config_maps: &'a std::collections::BTreeMap<String, Arc<ConfigMap>>,
     /// Finds a Secret of the pod's namespace.
     pub secrets: &'a std::collections::BTreeMap<String, Arc<Secret>>,
+    /// The claims of the node.
+    pub claims: &'a claim::Claims,
+    /// The claims that are declared for the pod, by name.
+    pub declared: &'a std::collections::BTreeMap<String, claim::Declared>,
+    /// The pod, with its uid: what `downwardAPI` shows.
+    pub pod: &'a Pod,
+    /// That uid.
+    pub uid: &'a PodUid,
+    /// What the pod's resources mean where it sets no limit.
+    pub node: &'a NodeFacts,
     /// The group that shall own what is made here.
     pub fs_group: Option<u32>,
+    /// Whether what has that group at its top is left as it is.
+    pub group_on_mismatch: bool,
 }
 
 /// Makes a volume. Doing it again for the same pod is fine: what is on disk stays, what was in memory is made anew.
@@ -138,6 +190,15 @@ pub fn prepare(volume: &Volume, context: &Context<'_>) -> Result<Source, Error> 
     if let Some(host) = &volume.host_path {
         return Ok(Source::Host { path: host.path.clone(), kind: host.type_.clone().unwrap_or_default() });
     }
+    if let Some(export) = &volume.nfs {
+        return nfs::prepare(&volume.name, export);
+    }
+    if volume.image.is_some() {
+        return Ok(Source::Image);
+    }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return claim::prepare(&volume.name, claim, context);
+    }
     if let Some(files) = projection::files(volume, context)? {
         let mount = Mount::tmpfs(None, 0o755, mount_attributes())
             .map_err(|source| Error::Mount { volume: volume.name.clone(), source })?;
@@ -147,14 +208,29 @@ pub fn prepare(volume: &Volume, context: &Context<'_>) -> Result<Source, Error> 
     Err(Error::Unsupported { volume: volume.name.clone() })
 }
 
-/// Whether a volume's content follows something that can change.
+/// Whether a volume's content follows something that can change: other objects, or the pod's own fields.
 pub const fn follows_config(volume: &Volume) -> bool {
-    volume.config_map.is_some() || volume.secret.is_some()
+    volume.config_map.is_some() || volume.secret.is_some() || shows_pod(volume) || volume.projected.is_some()
+}
+
+/// Whether a volume may show fields of the pod itself.
+pub const fn shows_pod(volume: &Volume) -> bool {
+    volume.downward_api.is_some() || volume.projected.is_some()
+}
+
+/// Whether a volume is a mount that somebody must keep while the pod runs.
+pub fn is_kept(volume: &Volume) -> bool {
+    follows_config(volume)
+        || volume.nfs.is_some()
+        || volume.empty_dir.as_ref().is_some_and(|dir| !dir.medium.as_deref().unwrap_or_default().is_empty())
 }
 
 /// Whether containers may only read a volume, whatever they ask for.
-pub const fn read_only(volume: &Volume) -> bool {
+pub fn read_only(volume: &Volume) -> bool {
     follows_config(volume)
+        || volume.image.is_some()
+        || volume.nfs.as_ref().is_some_and(|export| export.read_only == Some(true))
+        || volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true))
 }
 
 /// Brings the content of a volume in memory up to date, by one atomic rename; nothing is touched when it is already.

@@ -12,11 +12,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, symlink,
+};
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::projection::Files;
+use super::projection::{File, Files};
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
@@ -32,7 +34,7 @@ pub(super) fn write(volume: &str, root: &Path, files: &Files, group: Option<u32>
     let old = fs::read_link(root.join(DATA)).ok();
     let dir = format!("..{:08x}", rand::random::<u32>());
     for (path, file) in files {
-        writer.file(&root.join(&dir).join(path), &file.content, file.mode)?;
+        writer.file(&root.join(&dir).join(path), file)?;
     }
     let made = root.join(&dir);
     if files.is_empty() {
@@ -76,7 +78,9 @@ impl Writer<'_> {
         files.iter().all(|(path, file)| {
             found.contains(Path::new(path))
                 && fs::read(data.join(path)).is_ok_and(|old| old == file.content)
-                && fs::metadata(data.join(path)).is_ok_and(|m| m.permissions().mode() & 0o777 == self.mode(file.mode))
+                && fs::metadata(data.join(path)).is_ok_and(|m| {
+                    m.permissions().mode() & 0o777 == self.mode(file.mode) && m.uid() == file.user.unwrap_or_default()
+                })
         })
     }
 
@@ -88,11 +92,11 @@ impl Writer<'_> {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(self.failed("create", path))
     }
 
-    fn file(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    fn file(&self, path: &Path, File { content, mode, user }: &File) -> Result<(), Error> {
         if let Some(parent) = path.parent() {
             self.dir(parent)?;
         }
-        let mode = self.mode(mode);
+        let mode = self.mode(*mode);
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -100,8 +104,8 @@ impl Writer<'_> {
             .open(path)
             .map_err(self.failed("create", path))?;
         io::Write::write_all(&mut file, content).map_err(self.failed("write", path))?;
-        if self.group.is_some() {
-            chown(path, None, self.group).map_err(self.failed("set the group of", path))?;
+        if self.group.is_some() || user.is_some() {
+            chown(path, *user, self.group).map_err(self.failed("set the owner of", path))?;
         }
         // The umask must not narrow it.
         file.set_permissions(fs::Permissions::from_mode(mode)).map_err(self.failed("set the mode of", path))
@@ -119,9 +123,10 @@ impl Writer<'_> {
         }
         for entry in fs::read_dir(self.root).map_err(self.failed("list", self.root))? {
             let name = entry.map_err(self.failed("list", self.root))?.file_name();
-            let stale = name.to_str().is_none_or(|n| !n.starts_with("..") && !wanted.contains(n));
-            if stale {
-                let path = self.root.join(name);
+            let path = self.root.join(&name);
+            // Only what was put there by this: a directory that was made for a subPath is in use.
+            let ours = || fs::read_link(&path).is_ok_and(|to| to.starts_with(DATA));
+            if name.to_str().is_none_or(|n| !n.starts_with("..") && !wanted.contains(n)) && ours() {
                 fs::remove_file(&path).map_err(self.failed("remove", &path))?;
             }
         }

@@ -122,6 +122,9 @@ fn a_hundred_kills_disturb_no_running_pod() {
         std::thread::sleep(Duration::from_micros(random.next(100_000)));
         node.kill_agent();
         node.start_agent();
+        // Ready means that what was there is known again.
+        let known = node.json(&["get", "pods"]);
+        assert_eq!(known["items"].as_array().unwrap().len(), names.len(), "{known}");
     }
     for name in names {
         let pod = node.running(name);
@@ -182,8 +185,7 @@ fn a_hundred_kills_under_load_converge_each_time() {
                     None => node.gone(name),
                 }
             }
-            // A pull that is under way has its ref before its image: sound once it is through.
-            wait("the store is sound", || (node.lamina(&["check", "--full"]).status == 0).then_some(()));
+            node.ok(&["check", "--full"]);
             let mut in_use: Vec<&String> = wanted.iter().map(|(_, image)| image).chain([&images[0]]).collect();
             in_use.sort();
             in_use.dedup();

@@ -45,6 +45,9 @@ fn apply_refuses_with_file_field_and_reason_and_changes_nothing() {
         ),
         ("apiVersion: v1\nkind: Widget\nmetadata: {name: x}", "Widget"),
         ("apiVersion: v1\nkind: [", ""),
+        // What a template left.
+        ("", "no object"),
+        ("---\n# nothing\n", "no object"),
     ] {
         let file = node.path("try.yaml");
         std::fs::write(&file, text).unwrap();
@@ -93,6 +96,8 @@ fn apply_and_delete_by_hand_and_a_refusal_for_what_a_file_owns() {
     assert_ne!(said.status, 0);
     assert!(said.err.contains("owned.yaml"), "{}", said.err);
     assert_eq!(node.lamina(&["wait", "pod/owned", "--for=succeeded", "--timeout", "200ms"]).status, 5);
+    let waited = node.lamina(&["wait", "pod/owned", "--for=succeeded", "--timeout", "1s"]);
+    assert!(waited.err.contains("after 1s:"), "the time that was asked for: {}", waited.err);
     node.finish();
 }
 
@@ -134,5 +139,51 @@ fn a_manifest_directory_that_goes_away_stops_nothing() {
     std::fs::remove_dir(&manifests).unwrap();
     std::fs::rename(&aside, &manifests).unwrap();
     assert_eq!(node.pid("web", "app"), pid);
+    node.finish();
+}
+
+#[test]
+fn an_immutable_config_map_keeps_its_data_until_it_is_deleted() {
+    let node = Node::start();
+    let path = node.path("map.yaml");
+    let apply = |value: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: c }}\nimmutable: true\ndata: {{ key: {value} }}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        node.lamina(&["apply", "-f", path.to_str().unwrap()])
+    };
+    assert_eq!(apply("one").status, 0);
+    let refused = apply("two");
+    assert_eq!(refused.status, 2, "{}", refused.err);
+    assert!(refused.err.contains("ConfigMap default/c: data: must not change"), "{}", refused.err);
+    assert!(apply("one").out.contains("unchanged"));
+    node.ok(&["delete", "configmap/c"]);
+    assert!(apply("two").out.contains("created"));
+    node.finish();
+}
+
+#[test]
+fn an_export_that_cannot_be_mounted_keeps_the_pod_waiting_with_its_reason() {
+    let node = Node::start();
+    let (_, image) = node.busybox();
+    let pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
+        "spec": {
+            "volumes": [{"name": "files", "nfs": {"server": "127.0.0.9", "path": "/exports"}}],
+            "containers": [{"name": "app", "image": image, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "1000"],
+                "volumeMounts": [{"name": "files", "mountPath": "/files"}]}]
+        }
+    });
+    node.manifest("web.json", &pod.to_string());
+    // Not every kernel has a client; with one it is the server that is not there.
+    let client = std::fs::read_to_string("/proc/filesystems").unwrap().contains("nfs4");
+    let why = if client { "the server cannot be reached at 127.0.0.9:2049" } else { "this kernel has no NFS client" };
+    node.until("web", "waiting", |p| {
+        let message = p["status"]["message"].as_str().unwrap_or_default();
+        p["status"]["reason"] == "FailedMount"
+            && message.contains("volume files: cannot mount nfs 127.0.0.9:/exports: ")
+            && message.contains(why)
+    });
     node.finish();
 }

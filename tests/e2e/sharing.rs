@@ -62,6 +62,9 @@ fn containers_of_one_image_do_not_see_each_others_writes() {
     for line in ["C /etc/passwd", "D /bin/yes", "A /data/a"] {
         assert!(changes.lines().any(|l| l == line), "{line} is not in\n{changes}");
     }
+    // What dies with its container need not be on disk, and no end of one waits until all else is written.
+    let root = node.ok(&["exec", "a", "--", "grep", "^lamina / overlay", "/proc/mounts"]);
+    assert!(root.contains("volatile"), "{root}");
     assert_eq!(node.layers().len(), 1);
     node.finish();
 }

@@ -131,7 +131,7 @@ impl Host {
         let layer = Mount::clone_path(&self.path("layer"), false).unwrap();
         let (upper, work) = (self.path("upper"), self.path("work"));
         let root = Root { lower: Lower::Fds(&[layer.as_fd()]), upper: &upper, work: &work };
-        launch::start(&Launch { container, root, binds, cgroup: &self.cgroup, stdio })
+        launch::start(&Launch { container, root, binds, cgroup: &self.cgroup, stdio, pid_of: None, users: None })
     }
 
     /// Runs a container to its end: its exit code and what it said.
@@ -158,6 +158,7 @@ impl Host {
             process: &process,
             cgroup: &self.cgroup,
             stdio: Stdio::Fds { stdin: None, stdout: Some(write.as_fd()), stderr: Some(write.as_fd()) },
+            users: None,
         })?;
         drop(write);
         let said = said(read);
@@ -218,6 +219,7 @@ pub(crate) fn bind<'a>(source: &'a Path, target: &'a str) -> Bind<'a> {
         read_only: false,
         recursive: false,
         propagation: spec::Propagation::None,
+        options: &[],
     }
 }
 

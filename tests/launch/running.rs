@@ -99,6 +99,7 @@ fn a_joined_process_may_have_a_terminal() {
         process: &process,
         cgroup: &host.cgroup,
         stdio: Stdio::Terminal { size: Some((5, 6)) },
+        users: None,
     })
     .unwrap();
     assert_eq!(said(child.terminal.as_ref().unwrap().try_clone().unwrap()), "/dev/pts/0\r\n5 6\r\n");

@@ -72,6 +72,9 @@ fn config(dir: &Path) -> Config {
         network: Network::Loopback,
         hostname: Some("in-a-test".into()),
         host_ipc: false,
+        share_pid: false,
+        users: None,
+        sysctls: Vec::new(),
         limits: lamina::sys::cgroup::Limits::default(),
         pod,
     }

@@ -16,6 +16,7 @@ fn bind(target: &str, source: VolumeSource, read_only: bool) -> VolumeBind {
         read_only,
         recursive: false,
         propagation: Propagation::None,
+        options: Vec::new(),
     }
 }
 

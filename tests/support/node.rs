@@ -16,12 +16,33 @@ pub(crate) const LAMINA: &str = env!("CARGO_BIN_EXE_lamina");
 /// A running agent with everything it owns below one temporary directory.
 #[derive(Debug)]
 pub(crate) struct Node {
+    /// Before the directory that it lies in.
+    disk: Option<Disk>,
     dir: Option<tempfile::TempDir>,
     binary: PathBuf,
     agent: Option<Child>,
     metrics: u16,
     flags: Vec<String>,
     starts: u32,
+}
+
+/// A tmpfs, mounted until it is dropped.
+#[derive(Debug)]
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: PathBuf, bytes: u64) -> Self {
+        let size = format!("size={bytes}");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "lamina-test"]).arg(&at).status().unwrap();
+        assert!(status.success(), "mount at {}", at.display());
+        Self(at)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }
 
 /// What a command said.
@@ -51,22 +72,40 @@ impl Node {
         Self::start_with(&[])
     }
 
+    /// As [`Node::start`], with a state directory on a file system of its own of so many bytes.
+    pub(crate) fn on_a_disk_of(bytes: u64) -> Self {
+        Self::on_a_disk_with(bytes, &[])
+    }
+
+    /// The same, with more flags for the agent.
+    pub(crate) fn on_a_disk_with(bytes: u64, flags: &[&str]) -> Self {
+        let mut node = Self::prepared(flags);
+        node.disk = Some(Disk::mount(node.path("root"), bytes));
+        node.start_agent();
+        node
+    }
+
     /// As [`Node::start`], with more flags for the agent.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        let mut node = Self::prepared(flags);
+        node.start_agent();
+        node
+    }
+
+    fn prepared(flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("lamina-e2e-").tempdir().unwrap();
-        for sub in ["root", "run", "log", "manifests"] {
+        for sub in ["root", "run", "log", "manifests", "image-files"] {
             fs::create_dir(dir.path().join(sub)).unwrap();
         }
-        let mut node = Self {
+        Self {
+            disk: None,
             dir: Some(dir),
             binary: LAMINA.into(),
             agent: None,
             metrics: registry::free_port(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
             starts: 0,
-        };
-        node.start_agent();
-        node
+        }
     }
 
     /// The temporary directory.
@@ -86,12 +125,26 @@ impl Node {
         let log = File::create(self.path(&format!("agent-{}.log", self.starts))).unwrap();
         let mut command = Command::new(&self.binary);
         command.arg("agent");
-        for (flag, sub) in [("--root", "root"), ("--run", "run"), ("--log-dir", "log"), ("--manifests", "manifests")] {
+        for (flag, sub) in [
+            ("--root", "root"),
+            ("--run", "run"),
+            ("--log-dir", "log"),
+            ("--manifests", "manifests"),
+            ("--images", "image-files"),
+        ] {
             command.arg(flag).arg(self.path(sub));
         }
-        command.args(["--metrics", &format!("127.0.0.1:{}", self.metrics), "--node-name", "test-node"]);
+        // Pods reach it only where it listens on more than the loopback.
+        let host = if self.flags.iter().any(|f| f == "--metrics-insecure") { "0.0.0.0" } else { "127.0.0.1" };
+        command.args(["--metrics", &format!("{host}:{}", self.metrics)]);
+        if !self.flags.iter().any(|f| f == "--node-name") {
+            command.args(["--node-name", "test-node"]);
+        }
         // The disk of the machine may be fuller than a node would like.
         command.args(["--log-level", "debug", "--gc-high", "100", "--gc-low", "99"]).args(&self.flags);
+        if !self.flags.iter().any(|f| f == "--eviction-hard") {
+            command.args(["--eviction-hard", "none"]);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.agent = Some(command.spawn().unwrap());
         wait("the agent is ready", || {
@@ -112,6 +165,13 @@ impl Node {
         let mut agent = self.agent.take().unwrap();
         agent.kill().unwrap();
         agent.wait().unwrap();
+    }
+
+    /// Ends the agent, and starts it with these flags instead of those that it had.
+    pub(crate) fn restart_with(&mut self, flags: &[&str]) {
+        self.stop_agent();
+        self.flags = flags.iter().map(|f| (*f).to_owned()).collect();
+        self.start_agent();
     }
 
     /// Ends the agent with SIGTERM; its pods must not notice.
@@ -179,7 +239,8 @@ impl Node {
 
     /// A pod as `lamina get` gives it, if it is there.
     pub(crate) fn pod(&self, name: &str) -> Option<Value> {
-        let said = self.lamina(&["get", "pods", name, "-o", "json"]);
+        let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+        let said = self.lamina(&["get", "pods", name, "-n", namespace, "-o", "json"]);
         (said.status == 0).then(|| serde_json::from_str(&said.out).unwrap())
     }
 
@@ -237,6 +298,9 @@ impl Node {
 
     /// Asks the metrics listener; `None` while nothing answers.
     pub(crate) fn http(&self, path: &str) -> Option<(u16, String)> {
+        if self.flags.iter().any(|f| f == "--tls-cert") {
+            return self.https(path, None);
+        }
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.metrics)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
@@ -244,6 +308,19 @@ impl Node {
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// The same over TLS, with a token; whoever answers is believed.
+    pub(crate) fn https(&self, path: &str, token: Option<&str>) -> Option<(u16, String)> {
+        let mut command = Command::new("curl");
+        command.args(["-sk", "-m", "20", "-w", "\n%{http_code}"]);
+        if let Some(token) = token {
+            command.args(["-H", &format!("Authorization: Bearer {token}")]);
+        }
+        let out = command.arg(format!("https://127.0.0.1:{}{path}", self.metrics)).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let (body, status) = text.rsplit_once('\n')?;
+        Some((status.parse().ok().filter(|_| out.status.success())?, body.to_owned()))
     }
 
     /// The port of the metrics listener.
@@ -284,8 +361,9 @@ impl Node {
             });
         }
         self.stop_agent();
+        self.disk = None;
         let dir = self.dir().to_owned();
-        wait("nothing is left over", || leftovers::of(&dir, instance.as_deref()).is_empty().then_some(()));
+        leftovers::none(&dir, instance.as_deref());
     }
 }
 
@@ -297,6 +375,11 @@ impl Drop for Node {
             let _ = agent.wait();
         }
         let dir = self.dir().to_owned();
+        if std::thread::panicking()
+            && let Some(instance) = self.instance()
+        {
+            leftovers::end(&instance);
+        }
         for left in leftovers::of(&dir, None) {
             if let Some(pid) = left.strip_prefix("process ").and_then(|l| l.split(':').next()) {
                 let _ = Command::new("kill").args(["-9", pid]).status();

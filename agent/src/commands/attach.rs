@@ -26,6 +26,9 @@ pub(crate) struct Arguments {
     /// Use its terminal; its manifest says `tty: true`
     #[arg(short = 't', long)]
     tty: bool,
+    /// Keys that leave the terminal and let what runs there go on [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<stdio::detach::Keys>,
 }
 
 pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
@@ -39,6 +42,6 @@ pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitC
         tty: a.tty,
         size: if a.tty { stdio::size() } else { None },
     };
-    let options = stdio::Options { stdin: a.stdin, tty: a.tty };
+    let options = stdio::Options { stdin: a.stdin, tty: a.tty, detach: a.detach_keys.clone().unwrap_or_default() };
     super::command(context, &Route::new("/v1/attach"), &body, options).await
 }

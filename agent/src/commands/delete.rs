@@ -39,14 +39,14 @@ pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitC
     if !a.filename.is_empty() {
         let body = wire::Manifests { files: manifests::read(&a.filename)?, ..wire::Manifests::default() };
         let report: Report = context.agent.post(&options(Route::new("/v1/delete")), &body).await?;
-        report.print(false)?;
+        report.print()?;
         return Ok(ExitCode::SUCCESS);
     }
     for object in &a.objects {
         let (kind, name) = super::object_name(object);
         let route = Route::new("/v1/objects").segment(kind).segment(&a.namespace).segment(name);
         let report: Report = context.agent.delete(&options(route)).await?;
-        report.print(false)?;
+        report.print()?;
     }
     Ok(ExitCode::SUCCESS)
 }

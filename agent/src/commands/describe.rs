@@ -1,5 +1,7 @@
 //! `lamina describe`: one object for a person: what it is, its conditions, what it holds, its events.
 
+mod fields;
+
 use std::process::ExitCode;
 
 use clap::Args;
@@ -24,6 +26,14 @@ pub(crate) struct Arguments {
     namespace: String,
 }
 
+impl Arguments {
+    /// Namespace and name of the pod, if one is meant.
+    pub(crate) fn pod(&self) -> Option<(&str, &str)> {
+        let (kind, name) = super::object_name(&self.object);
+        matches!(super::kind(kind), Ok(Kind::Pods)).then_some((self.namespace.as_str(), name))
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Described {
     object: Value,
@@ -32,6 +42,8 @@ struct Described {
     /// What keeps it: for layers and images.
     #[serde(default)]
     why: Vec<Vec<String>>,
+    /// Since when the node is drained, if it is and that matters here.
+    drained: Option<String>,
 }
 
 pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
@@ -40,6 +52,9 @@ pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitC
     let route = Route::new("/v1/describe").segment(kind.plural()).with("namespace", &a.namespace).with("name", name);
     let described: Described = context.agent.get(&route).await?;
     let mut page = Page::default();
+    if let Some(since) = &described.drained {
+        page.field(0, "Node", &format!("drained since {since}: nothing starts until `lamina drain --undo`"));
+    }
     if kind == Kind::Pods {
         pod(&mut page, &described.object);
     } else {
@@ -128,6 +143,8 @@ fn pod(page: &mut Page, pod: &Value) {
         ("Namespace", "/metadata/namespace"),
         ("UID", "/metadata/uid"),
         ("Created", "/metadata/creationTimestamp"),
+        ("Priority class", "/spec/priorityClassName"),
+        ("Restart policy", "/spec/restartPolicy"),
     ] {
         page.field(0, name, &text(pod, pointer));
     }
@@ -148,10 +165,43 @@ fn pod(page: &mut Page, pod: &Value) {
     if !owner.is_null() {
         page.field(0, "Owner", &format!("{}/{}", text(owner, "/kind"), text(owner, "/name")));
     }
-    page.line(0, "Containers:");
-    for container in items(pod, "/spec/containers") {
+    for (title, all, statuses) in [
+        ("Init containers:", "/spec/initContainers", "/status/initContainerStatuses"),
+        ("Containers:", "/spec/containers", "/status/containerStatuses"),
+    ] {
+        if items(pod, all).next().is_some() {
+            page.line(0, title);
+            containers(page, pod, (all, statuses));
+        }
+    }
+    if items(pod, "/spec/volumes").next().is_some() {
+        page.line(0, "Volumes:");
+        for volume in items(pod, "/spec/volumes") {
+            page.field(1, &text(volume, "/name"), &fields::volume(volume));
+        }
+    }
+    let mut conditions = Table::new(["TYPE", "STATUS", "REASON", "MESSAGE"]);
+    for c in items(pod, "/status/conditions") {
+        conditions.row(vec![text(c, "/type"), text(c, "/status"), text(c, "/reason"), text(c, "/message")]);
+    }
+    page.line(0, "Conditions:");
+    for line in conditions.take().lines() {
+        page.line(1, line);
+    }
+    let ignored: Vec<String> = items(pod, "/lamina/ignored").map(scalar).collect();
+    if !ignored.is_empty() {
+        page.line(0, "Ignored:");
+        for field in ignored {
+            page.line(1, &field);
+        }
+    }
+}
+
+/// Each container of one of a pod's lists.
+fn containers(page: &mut Page, pod: &Value, (all, statuses): (&str, &str)) {
+    for container in items(pod, all) {
         let name = text(container, "/name");
-        let status = items(pod, "/status/containerStatuses").find(|s| s["name"] == container["name"]);
+        let status = items(pod, statuses).find(|s| s["name"] == container["name"]);
         let extras = items(pod, "/lamina/containers").find(|s| s["name"] == container["name"]);
         page.line(1, &format!("{name}:"));
         page.field(2, "Image", &text(container, "/image"));
@@ -176,6 +226,17 @@ fn pod(page: &mut Page, pod: &Value) {
             let words: Vec<String> = items(container, pointer).map(scalar).collect();
             page.field(2, title, &words.join(" "));
         }
+        page.field(2, "Ports", &fields::ports(container));
+        page.field(2, "Limits", &pairs(&container["resources"]["limits"]));
+        page.field(2, "Requests", &pairs(&container["resources"]["requests"]));
+        for (title, key) in
+            [("Startup", "startupProbe"), ("Liveness", "livenessProbe"), ("Readiness", "readinessProbe")]
+        {
+            page.field(2, title, &fields::probe(&container[key]));
+        }
+        for variable in fields::environment(container) {
+            page.field(2, "Environment", &variable);
+        }
         for mount in items(container, "/volumeMounts") {
             let mode = if mount["readOnly"] == true { " (ro)" } else { "" };
             page.field(2, "Mount", &format!("{} from {}{mode}", text(mount, "/mountPath"), text(mount, "/name")));
@@ -186,21 +247,6 @@ fn pod(page: &mut Page, pod: &Value) {
             .map(|l| crate::output::kinds::short(&scalar(l)))
             .collect();
         page.field(2, "Layers", &layers.join(" "));
-    }
-    let mut conditions = Table::new(["TYPE", "STATUS", "REASON", "MESSAGE"]);
-    for c in items(pod, "/status/conditions") {
-        conditions.row(vec![text(c, "/type"), text(c, "/status"), text(c, "/reason"), text(c, "/message")]);
-    }
-    page.line(0, "Conditions:");
-    for line in conditions.take().lines() {
-        page.line(1, line);
-    }
-    let ignored: Vec<String> = items(pod, "/lamina/ignored").map(scalar).collect();
-    if !ignored.is_empty() {
-        page.line(0, "Ignored:");
-        for field in ignored {
-            page.line(1, &field);
-        }
     }
 }
 

@@ -26,14 +26,24 @@ pub(crate) struct Arguments {
     /// Give the command a terminal
     #[arg(short = 't', long)]
     tty: bool,
+    /// Keys that leave the terminal and let what runs there go on [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<stdio::detach::Keys>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
+impl Arguments {
+    /// Namespace and name of the pod that is meant.
+    pub(crate) fn pod(&self) -> (&str, &str) {
+        super::pod_name(&self.pod, &self.namespace)
+    }
+}
+
 pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
     let (namespace, pod) = super::pod_name(&a.pod, &a.namespace);
-    let options = stdio::Options { stdin: a.stdin, tty: a.tty };
+    let options = stdio::Options { stdin: a.stdin, tty: a.tty, detach: a.detach_keys.clone().unwrap_or_default() };
     let body = wire::Exec {
         namespace: namespace.to_owned(),
         pod: pod.to_owned(),

@@ -45,10 +45,22 @@ pub(crate) fn run(a: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The kinds whose fields have tables.
+const WORKLOADS: [Kind; 8] = [
+    Kind::Pod,
+    Kind::Deployment,
+    Kind::StatefulSet,
+    Kind::DaemonSet,
+    Kind::Job,
+    Kind::CronJob,
+    Kind::Service,
+    Kind::PersistentVolumeClaim,
+];
+
 /// The table for people who read it whole: fields of one kind with one answer for one reason together.
 pub(super) fn summary() -> String {
     let mut text = String::new();
-    for kind in [Kind::Pod, Kind::Deployment, Kind::DaemonSet, Kind::Job] {
+    for kind in WORKLOADS {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "**{kind}**\n\n| answer | fields | |\n|---|---|---|");
         let rows = fields::rows(kind);
@@ -71,8 +83,7 @@ pub(super) fn summary() -> String {
 
 /// Path, answer, note.
 fn rows() -> Vec<[String; 3]> {
-    let kinds = [Kind::Pod, Kind::Deployment, Kind::DaemonSet, Kind::Job, Kind::ConfigMap, Kind::Secret];
     let path = |row: &Row| format!("{}.{}", row.kind.to_string().to_lowercase(), row.path);
-    let all = kinds.into_iter().flat_map(fields::rows);
+    let all = WORKLOADS.into_iter().flat_map(fields::rows);
     all.map(|row| [path(&row), row.answer.as_str().to_owned(), row.note.to_owned()]).collect()
 }

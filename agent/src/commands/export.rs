@@ -1,14 +1,14 @@
 //! `lamina export`: the one merged tree of a container or an image, as a tar.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
 
 use crate::cli::Context;
-use crate::client::Route;
+use crate::client::{Download, Route};
 use crate::failure::Failure;
 use crate::output;
 
@@ -28,18 +28,22 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
     let route = Route::new("/v1/export").with("what", &a.what).with("namespace", &a.namespace);
-    let mut body = context.agent.download(&route).await?;
-    if a.output.as_os_str() == "-" {
+    to_file(context.agent.download(&route).await?, &a.output).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what comes to a file, or to standard output for `-`.
+pub(super) async fn to_file(mut body: Download, path: &Path) -> anyhow::Result<()> {
+    if path.as_os_str() == "-" {
         if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
             return Err(Failure::usage("a tar is not for a terminal").hint("name a file with -o FILE").into());
         }
         while let Some(chunk) = body.chunk().await? {
             output::raw(&chunk)?;
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     // Written beside its place and renamed, so that a broken export never looks like a whole one.
-    let path = &a.output;
     let mut name = path.file_name().context("the output has no file name")?.to_owned();
     name.push(format!(".part-{}", std::process::id()));
     let part = path.with_file_name(name);
@@ -56,6 +60,5 @@ pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitC
         // What is left of it is of no use.
         let _ = std::fs::remove_file(&part);
     }
-    written.with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(ExitCode::SUCCESS)
+    written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,14 +1,17 @@
 //! `lamina get`: lists, once or as they change.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::cli::Context;
-use crate::client::Route;
+use crate::client::{Client, Route};
+use crate::failure::Status;
 use crate::output::kinds::{self, Column, Kind};
 use crate::output::table::Table;
 use crate::output::{self, Format};
@@ -85,6 +88,91 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
+/// Lists the objects of several nodes as one list, each with the name of its node. A node that does not answer is named,
+/// the others are printed all the same, and the status is that of a failure.
+pub(crate) async fn across(arguments: Arguments, agents: Vec<(String, Client)>) -> anyhow::Result<ExitCode> {
+    let Arguments { kind, name, scope, output: format, watch } = arguments;
+    let route = scope.route(kind).with_some("name", name.as_ref());
+    let mut printer = Printer::new(kind, scope.all_namespaces, format);
+    printer.with_nodes();
+    let (tell, mut told) = mpsc::channel(16);
+    let limit = Arc::new(Semaphore::new(if watch { agents.len().max(1) } else { AT_ONCE }));
+    for (node, agent) in agents {
+        let (tell, limit, route) = (tell.clone(), Arc::clone(&limit), route.clone());
+        tokio::spawn(async move {
+            // The semaphore is never closed.
+            let _turn = limit.acquire().await;
+            if let Err(error) = ask(&node, &agent, route, watch, &tell).await {
+                let _ = tell.send((node, Err(error))).await;
+            }
+        });
+    }
+    drop(tell);
+    let (mut items, mut failed) = (Vec::new(), false);
+    while let Some((node, said)) = told.recv().await {
+        match said {
+            Ok(Said::List(list)) => items.extend(list.into_iter().map(|object| on_node(object, &node))),
+            Ok(Said::Change(change)) => {
+                printer.change(&change.what, &on_node(change.object, &node), Timestamp::now())?;
+                output::flush()?;
+            }
+            Err(error) => {
+                output::note(format!("{node}: {error:#}"));
+                failed = true;
+            }
+        }
+    }
+    if !watch {
+        items.sort_by_cached_key(|object| {
+            ["/metadata/namespace", "/metadata/name", "/lamina/node"].map(|pointer| kinds::text(object, pointer))
+        });
+        printer.list(items, false, Timestamp::now())?;
+    }
+    Ok(if failed { Status::Failed.into() } else { ExitCode::SUCCESS })
+}
+
+/// How many nodes are asked at once.
+const AT_ONCE: usize = 32;
+
+/// What a node says.
+enum Said {
+    List(Vec<Value>),
+    Change(Change),
+}
+
+async fn ask(
+    node: &str,
+    agent: &Client,
+    route: Route,
+    watch: bool,
+    tell: &mpsc::Sender<(String, anyhow::Result<Said>)>,
+) -> anyhow::Result<()> {
+    if !watch {
+        let list: List = agent.get(&route).await?;
+        // Nobody listens any more once standard output is gone.
+        let _ = tell.send((node.to_owned(), Ok(Said::List(list.items)))).await;
+        return Ok(());
+    }
+    let mut changes = agent.download(&route.flag("watch", true)).await?;
+    while let Some(change) = changes.line().await? {
+        if tell.send((node.to_owned(), Ok(Said::Change(change)))).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The object, with the node that it is on among what Kubernetes has no word for.
+fn on_node(mut object: Value, node: &str) -> Value {
+    if let Some(map) = object.as_object_mut() {
+        let extras = map.entry("lamina").or_insert_with(|| json!({}));
+        if let Some(extras) = extras.as_object_mut() {
+            extras.insert("node".to_owned(), node.into());
+        }
+    }
+    object
+}
+
 /// Prints objects of one kind in one format.
 struct Printer {
     kind: Kind,
@@ -98,6 +186,13 @@ impl Printer {
         let columns = kinds::columns(kind, all_namespaces, format == Format::Wide);
         let table = Table::new(columns.iter().map(|c| c.title));
         Self { kind, format, columns, table }
+    }
+
+    /// Shows which node an object is on, in the second column or after the namespace and the name.
+    fn with_nodes(&mut self) {
+        let at = self.columns.iter().position(|c| c.title == "NAME").map_or(1, |name| name + 1).min(self.columns.len());
+        self.columns.insert(at, kinds::NODE);
+        self.table = Table::new(self.columns.iter().map(|c| c.title));
     }
 
     fn row(&mut self, object: &Value, now: Timestamp) {

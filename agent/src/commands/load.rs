@@ -23,7 +23,7 @@ const CHUNK: usize = 256 * 1024;
 /// Reads an image.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A tar or directory; `-` is standard input
+    /// A tar (plain, gzip or zstd) or directory; `-` is standard input
     #[arg(short, long, default_value = "-", value_name = "FILE")]
     input: PathBuf,
     /// The name to give it, where it has none

@@ -37,6 +37,13 @@ pub(crate) struct Arguments {
     timestamps: bool,
 }
 
+impl Arguments {
+    /// Namespace and name of the pod that is meant.
+    pub(crate) fn pod(&self) -> (&str, &str) {
+        super::pod_name(&self.pod, &self.namespace)
+    }
+}
+
 pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
     let (namespace, pod) = super::pod_name(&a.pod, &a.namespace);
     let route = Route::new("/v1/logs")

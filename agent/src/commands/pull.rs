@@ -64,7 +64,7 @@ async fn follow(stream: Stream, bars: &mut Bars) -> anyhow::Result<Pulled> {
             Control::Note(text) => output::note(text),
             Control::Failed(problem) => return Err(Failure::from_problem(problem).into()),
             Control::Exit { result, .. } => return Ok(serde_json::from_value(result.unwrap_or_default())?),
-            Control::Started { .. } | Control::Resize { .. } | Control::Signal(_) => {}
+            Control::Started { .. } | Control::Resize { .. } | Control::Signal(_) | Control::Detach => {}
         }
     }
     Err(Failure::new(Status::Failed, "the agent went away in the middle of the pull")
@@ -100,9 +100,9 @@ impl Bars {
         let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| {
             let bar = all.add(ProgressBar::new(layer.total.unwrap_or(0)));
             // A template of our own making; were it wrong, the default one would do.
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {wide_bar:.cyan/dim} {bytes:>10}/{total_bytes:10} {msg}")
-            {
+            if let Ok(style) = ProgressStyle::with_template(
+                "{prefix} {wide_bar:.cyan/dim} {decimal_bytes:>10}/{decimal_total_bytes:10} {msg}",
+            ) {
                 bar.set_style(style);
             }
             bar.set_prefix(name);

@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
     /// At most this much cpu: `500m`
     #[arg(long, value_name = "QUANTITY")]
     cpu: Option<String>,
-    /// Use the host's network; else it has loopback only
+    /// Use the host's network in place of the pod network
     #[arg(long)]
     host_network: bool,
     /// All capabilities and devices, no seccomp
@@ -70,6 +70,9 @@ pub(crate) struct Arguments {
     /// Whether to ask the registry
     #[arg(long, value_enum)]
     pull: Option<Pull>,
+    /// Keys that leave the terminal and let the pod go on; not with --rm [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<stdio::detach::Keys>,
     /// The command's arguments, or the command where the image has no entry point
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -87,6 +90,8 @@ pub(crate) async fn run(mut a: Arguments, context: &Context) -> anyhow::Result<E
         Some(name) => name,
         None => format!("{}-{}", base_name(&a.image), suffix()),
     };
+    // Leaving would end what goes with its client.
+    let detach = if a.rm { stdio::detach::Keys::none() } else { a.detach_keys.clone().unwrap_or_default() };
     let body = wire::Run {
         pod: pod(&a, &name, |variable| std::env::var(variable).ok())?,
         stdin: a.stdin,
@@ -95,7 +100,7 @@ pub(crate) async fn run(mut a: Arguments, context: &Context) -> anyhow::Result<E
         detach: a.detach,
         size: if a.tty { stdio::size() } else { None },
     };
-    let options = stdio::Options { stdin: a.stdin, tty: a.tty };
+    let options = stdio::Options { stdin: a.stdin, tty: a.tty, detach };
     let code = super::command(context, &Route::new("/v1/run"), &body, options).await?;
     if a.detach && code == ExitCode::SUCCESS {
         output::line(format!("pod/{name}"))?;

@@ -19,11 +19,13 @@ use lamina::server::wire::Size;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::{AsyncReadExt as _, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Stream;
 use crate::failure::{Failure, Status};
 use crate::output;
+
+pub(crate) mod detach;
 
 /// How much input is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -32,12 +34,14 @@ const CHUNK: usize = 64 * 1024;
 const QUEUE: usize = 4;
 
 /// What is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
     /// Our standard input.
     pub(crate) stdin: bool,
     /// The command has a terminal.
     pub(crate) tty: bool,
+    /// Typed at a terminal, they leave it.
+    pub(crate) detach: detach::Keys,
 }
 
 /// The size of our terminal, where there is one.
@@ -74,29 +78,47 @@ enum Outgoing {
 
 async fn write(mut writer: stream::Writer<impl AsyncWrite + Unpin>, mut frames: mpsc::Receiver<Outgoing>) {
     while let Some(frame) = frames.recv().await {
+        let leaves = matches!(frame, Outgoing::Message(Control::Detach));
         let sent = match frame {
             Outgoing::Input(bytes) => writer.send(Channel::Stdin, &bytes).await,
             Outgoing::InputEnds => writer.end(Channel::Stdin).await,
             Outgoing::Message(message) => writer.control(&message).await,
         };
-        if sent.is_err() {
+        if sent.is_err() || leaves {
             // The reading side learns of it, and says so.
             return;
         }
     }
 }
 
-async fn read_stdin(frames: mpsc::Sender<Outgoing>) {
+/// Reads to the end, or until the keys in `watch` were typed: then `left` is dropped.
+async fn read_stdin(frames: mpsc::Sender<Outgoing>, mut watch: Option<detach::Watch>, left: oneshot::Sender<()>) {
+    // Dropped when this ends.
+    let _left = left;
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; CHUNK];
     loop {
         let next = match stdin.read(&mut buffer).await {
-            Ok(0) | Err(_) => Outgoing::InputEnds,
-            Ok(n) => Outgoing::Input(buffer.get(..n).unwrap_or_default().to_vec()),
+            Ok(0) | Err(_) => {
+                let _ = frames.send(Outgoing::InputEnds).await;
+                // Nobody has left: `left` lasts as long as the session.
+                return std::future::pending().await;
+            }
+            Ok(n) => buffer.get(..n).unwrap_or_default(),
         };
-        let end = matches!(next, Outgoing::InputEnds);
-        if frames.send(next).await.is_err() || end {
+        let (input, leaves) = match &mut watch {
+            Some(watch) => watch.feed(next),
+            None => (next.to_vec(), false),
+        };
+        if leaves {
             return;
+        }
+        if input.is_empty() {
+            continue;
+        }
+        let next = Outgoing::Input(input);
+        if frames.send(next).await.is_err() {
+            return std::future::pending().await;
         }
     }
 }
@@ -132,7 +154,8 @@ async fn follow_size(frames: mpsc::Sender<Outgoing>) -> anyhow::Result<()> {
 pub(crate) async fn session(stream: Stream, options: Options) -> anyhow::Result<ExitCode> {
     let Stream { mut reader, writer } = stream;
     let (frames, queue) = mpsc::channel(QUEUE);
-    tokio::spawn(write(writer, queue));
+    let writing = tokio::spawn(write(writer, queue));
+    let last_word = frames.clone();
     tokio::spawn(forward_signals(frames.clone()));
     let mut raw = None;
     if options.tty {
@@ -141,11 +164,29 @@ pub(crate) async fn session(stream: Stream, options: Options) -> anyhow::Result<
         }
         tokio::spawn(follow_size(frames.clone()));
     }
-    if options.stdin {
-        tokio::spawn(read_stdin(frames));
-    }
+    let (left, mut leaves) = oneshot::channel();
+    // Without input there is nobody who could leave.
+    let _kept = if options.stdin {
+        let watch = raw.is_some().then(|| detach::Watch::new(options.detach));
+        tokio::spawn(read_stdin(frames, watch, left));
+        None
+    } else {
+        Some(left)
+    };
     loop {
-        let frame = reader.next().await;
+        let frame = tokio::select! {
+            // Cancel-safe: what was read stays in the reader.
+            frame = reader.next() => frame,
+            _ = &mut leaves => {
+                drop(raw);
+                // Heard before the connection ends: else a command would lose its terminal with us.
+                if last_word.send(Outgoing::Message(Control::Detach)).await.is_ok() {
+                    let _ = writing.await;
+                }
+                output::note("\nleft; what runs there goes on (lamina attach comes back to a container)");
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
         let Some(frame) = frame.map_err(gone)? else { return Err(gone(stream::Error::Cut)) };
         if let Some(end) = print(&frame)? {
             drop(raw);
@@ -193,7 +234,11 @@ fn print(frame: &Frame) -> anyhow::Result<Option<Control>> {
         Channel::Control => match frame.control()? {
             Control::Note(text) => output::note(text),
             end @ (Control::Exit { .. } | Control::Failed(_)) => return Ok(Some(end)),
-            Control::Started { .. } | Control::Progress(_) | Control::Resize { .. } | Control::Signal(_) => {}
+            Control::Started { .. }
+            | Control::Progress(_)
+            | Control::Resize { .. }
+            | Control::Signal(_)
+            | Control::Detach => {}
         },
         Channel::Stdin => {}
     }

@@ -54,6 +54,10 @@ pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitC
             What::Pods => pods(&before, &now, a.all_namespaces, a.containers),
             What::Node => node(&before.node, &now.node, elapsed(&before, &now)),
         };
+        if a.watch && context.terminal.color {
+            // In the place of the one before.
+            output::raw(b"\x1b[H\x1b[J")?;
+        }
         output::raw(table.as_bytes())?;
         output::flush()?;
         if !a.watch {

@@ -1,7 +1,7 @@
 //! `lamina wait`: until an object is ready, has succeeded or is gone. The agent tells of each change; nothing polls.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use lamina::api::duration;
@@ -66,31 +66,31 @@ struct Answer {
 }
 
 pub(crate) async fn run(a: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
-    let deadline = std::time::Instant::now() + a.timeout;
+    let deadline = Instant::now() + a.timeout;
     for object in &a.objects {
         let (kind, name) = super::object_name(object);
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        until(context, kind, &a.namespace, name, a.goal, left).await?;
+        until(context, kind, &a.namespace, name, a.goal, (a.timeout, deadline)).await?;
         output::line(format!("{kind}/{name} {}", a.goal.name()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until the object is as wanted.
+/// Waits until the object is as wanted, at most until a moment: so long had been asked for.
 pub(crate) async fn until(
     context: &Context,
     kind: &str,
     namespace: &str,
     name: &str,
     goal: Goal,
-    timeout: Duration,
+    (asked, deadline): (Duration, Instant),
 ) -> anyhow::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
     let route = Route::new("/v1/wait")
         .segment(kind)
         .segment(namespace)
         .segment(name)
         .with("for", goal.name())
-        .with("timeoutMillis", timeout.as_millis().to_string());
+        .with("timeoutMillis", left.as_millis().to_string());
     let answer: Answer = context.agent.get(&route).await?;
     if answer.reached {
         return Ok(());
@@ -102,7 +102,7 @@ pub(crate) async fn until(
             .hint(hint)
             .into());
     }
-    let waited = if timeout < WHOLE { format!("{}ms", timeout.as_millis()) } else { duration::short(timeout) };
+    let waited = if asked < WHOLE { format!("{}ms", asked.as_millis()) } else { duration::short(asked) };
     Err(Failure::new(
         Status::TimedOut,
         format!("{kind}/{name} is not {} after {waited}: {}", goal.name(), answer.state),

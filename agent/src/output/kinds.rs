@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::size;
+use super::{size, workloads};
 
 /// What `get` and `describe` know. The names that kubectl users type work, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,6 +30,27 @@ pub(crate) enum Kind {
     /// The desired objects: where each comes from, and what is wrong with it
     #[value(alias = "manifest")]
     Manifests,
+    /// So many pods of a template
+    #[value(alias = "deployment", alias = "deploy")]
+    Deployments,
+    /// Pods with names and claims of their own
+    #[value(name = "statefulsets", alias = "statefulset", alias = "sts")]
+    StatefulSets,
+    /// One pod of a template
+    #[value(name = "daemonsets", alias = "daemonset", alias = "ds")]
+    DaemonSets,
+    /// Pods that run to completion
+    #[value(alias = "job")]
+    Jobs,
+    /// Jobs by a schedule
+    #[value(name = "cronjobs", alias = "cronjob", alias = "cj")]
+    CronJobs,
+    /// One address for the ready pods with some labels
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    /// Volumes that outlast pods
+    #[value(name = "persistentvolumeclaims", alias = "persistentvolumeclaim", alias = "pvc")]
+    Claims,
 }
 
 /// One column.
@@ -43,11 +64,11 @@ pub(crate) struct Column {
     pub(crate) cell: fn(&Value, Timestamp) -> String,
 }
 
-const fn column(title: &'static str, cell: fn(&Value, Timestamp) -> String) -> Column {
+pub(super) const fn column(title: &'static str, cell: fn(&Value, Timestamp) -> String) -> Column {
     Column { title, wide: false, cell }
 }
 
-const fn wide(title: &'static str, cell: fn(&Value, Timestamp) -> String) -> Column {
+pub(super) const fn wide(title: &'static str, cell: fn(&Value, Timestamp) -> String) -> Column {
     Column { title, wide: true, cell }
 }
 
@@ -62,6 +83,13 @@ impl Kind {
             Self::Volumes => "volumes",
             Self::Events => "events",
             Self::Manifests => "manifests",
+            Self::Deployments => "deployments",
+            Self::StatefulSets => "statefulsets",
+            Self::DaemonSets => "daemonsets",
+            Self::Jobs => "jobs",
+            Self::CronJobs => "cronjobs",
+            Self::Services => "services",
+            Self::Claims => "persistentvolumeclaims",
         }
     }
 
@@ -85,11 +113,21 @@ impl Kind {
             Self::Volumes => VOLUMES,
             Self::Events => EVENTS,
             Self::Manifests => MANIFESTS,
+            Self::Deployments => workloads::DEPLOYMENTS,
+            Self::StatefulSets => workloads::STATEFUL_SETS,
+            Self::DaemonSets => workloads::DAEMON_SETS,
+            Self::Jobs => workloads::JOBS,
+            Self::CronJobs => workloads::CRON_JOBS,
+            Self::Services => workloads::SERVICES,
+            Self::Claims => CLAIMS,
         }
     }
 }
 
 const NAMESPACE: Column = column("NAMESPACE", |o, _| text(o, "/metadata/namespace"));
+
+/// Which node an object is on, in a list of several nodes.
+pub(crate) const NODE: Column = column("NODE", |o, _| text(o, "/lamina/node"));
 
 /// The columns of a table as it was asked for.
 pub(crate) fn columns(kind: Kind, with_namespace: bool, is_wide: bool) -> Vec<Column> {
@@ -106,11 +144,11 @@ pub(crate) fn text(object: &Value, pointer: &str) -> String {
     }
 }
 
-fn number(object: &Value, pointer: &str) -> u64 {
+pub(crate) fn number(object: &Value, pointer: &str) -> u64 {
     object.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
 }
 
-fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
+pub(super) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
@@ -122,7 +160,7 @@ fn bytes(object: &Value, pointer: &str) -> String {
     object.pointer(pointer).and_then(Value::as_u64).map(size::bytes).unwrap_or_default()
 }
 
-fn age(object: &Value, pointer: &str, now: Timestamp) -> String {
+pub(super) fn age(object: &Value, pointer: &str, now: Timestamp) -> String {
     object.pointer(pointer).and_then(Value::as_str).map(|time| size::age(time, now)).unwrap_or_default()
 }
 
@@ -137,14 +175,20 @@ pub(crate) fn short(key: &str) -> String {
 const PODS: &[Column] = &[
     column("NAME", |o, _| text(o, "/metadata/name")),
     column("READY", |o, _| {
-        let ready = list(o, "/status/containerStatuses").iter().filter(|c| c["ready"] == true).count();
-        format!("{ready}/{}", list(o, "/spec/containers").len())
+        let stays = |name: &Value| {
+            list(o, "/spec/initContainers").iter().any(|c| c["name"] == *name && c["restartPolicy"] == "Always")
+        };
+        let sidecars = list(o, "/status/initContainerStatuses").iter().filter(|c| stays(&c["name"]));
+        let ready = list(o, "/status/containerStatuses").iter().chain(sidecars).filter(|c| c["ready"] == true).count();
+        let sidecars = list(o, "/spec/initContainers").iter().filter(|c| c["restartPolicy"] == "Always").count();
+        format!("{ready}/{}", list(o, "/spec/containers").len() + sidecars)
     }),
     column("STATUS", |o, _| pod_status(o)),
     column("RESTARTS", |o, _| {
         list(o, "/status/containerStatuses").iter().map(|c| number(c, "/restartCount")).sum::<u64>().to_string()
     }),
     column("AGE", |o, now| age(o, "/metadata/creationTimestamp", now)),
+    wide("IP", |o, _| text(o, "/status/podIP")),
     wide("SOURCE", |o, _| text(o, "/lamina/source")),
     wide("IMAGES", |o, _| list(o, "/spec/containers").iter().map(|c| text(c, "/image")).collect::<Vec<_>>().join(",")),
 ];
@@ -195,6 +239,27 @@ const VOLUMES: &[Column] = &[
     column("MOUNTED IN", |o, _| joined(o, "/status/mounts")),
 ];
 
+const CLAIMS: &[Column] = &[
+    column("NAME", |o, _| text(o, "/metadata/name")),
+    column("STATUS", |o, _| text(o, "/status/phase")),
+    column("CAPACITY", |o, _| bytes(o, "/lamina/capacityBytes")),
+    column("USED", |o, _| bytes(o, "/lamina/usedBytes")),
+    column("ACCESS MODES", |o, _| {
+        let short = |mode: &Value| match mode.as_str().unwrap_or_default() {
+            "ReadWriteOnce" => "RWO",
+            "ReadOnlyMany" => "ROX",
+            "ReadWriteMany" => "RWX",
+            "ReadWriteOncePod" => "RWOP",
+            _ => "?",
+        };
+        list(o, "/status/accessModes").iter().map(short).collect::<Vec<_>>().join(",")
+    }),
+    column("RECLAIM", |o, _| text(o, "/lamina/reclaimPolicy")),
+    column("USED BY", |o, _| joined(o, "/lamina/pods")),
+    column("AGE", |o, now| age(o, "/metadata/creationTimestamp", now)),
+    wide("PATH", |o, _| text(o, "/lamina/path")),
+];
+
 const EVENTS: &[Column] = &[
     column("LAST SEEN", |o, now| age(o, "/lastTimestamp", now)),
     column("TYPE", |o, _| text(o, "/type")),
@@ -224,7 +289,14 @@ pub(crate) fn pod_status(pod: &Value) -> String {
     }
     let phase = text(pod, "/status/phase");
     let said = text(pod, "/status/reason");
+    if said == "Evicted" {
+        // How its containers ended says less.
+        return said;
+    }
     let mut word = if said.is_empty() { phase } else { said };
+    if let Some(word) = initializing(pod) {
+        return word;
+    }
     let mut running = false;
     for status in list(pod, "/status/containerStatuses").iter().rev() {
         let waiting = text(status, "/state/waiting/reason");
@@ -237,6 +309,29 @@ pub(crate) fn pod_status(pod: &Value) -> String {
         }
     }
     if word == "Completed" && running { "Running".to_owned() } else { word }
+}
+
+/// How far a pod's init containers are, while they are not done.
+fn initializing(pod: &Value) -> Option<String> {
+    let inits = list(pod, "/spec/initContainers");
+    for (i, status) in list(pod, "/status/initContainerStatuses").iter().enumerate() {
+        let sidecar = inits.iter().any(|c| c["name"] == status["name"] && c["restartPolicy"] == "Always");
+        if let Some(terminated) = status.pointer("/state/terminated") {
+            if terminated["exitCode"] == 0 || sidecar {
+                continue;
+            }
+            return Some(format!("Init:{}", terminated_word(terminated)));
+        }
+        if sidecar && status["started"] == true {
+            continue;
+        }
+        let waiting = text(status, "/state/waiting/reason");
+        return Some(match waiting.as_str() {
+            "" | "PodInitializing" => format!("Init:{i}/{}", inits.len()),
+            word => format!("Init:{word}"),
+        });
+    }
+    None
 }
 
 fn terminated_word(terminated: &Value) -> String {
@@ -288,6 +383,15 @@ mod tests {
             assert_eq!(pod_status(&pod(&states)), word);
         }
         assert_eq!(pod_status(&json!({"metadata": {"deletionTimestamp": "x"}})), "Terminating");
+    }
+
+    #[test]
+    fn the_address_of_a_pod_is_among_its_wide_columns() {
+        let pod = json!({"status": {"podIP": "192.0.2.7"}});
+        let row = |is_wide| -> Vec<String> {
+            columns(Kind::Pods, false, is_wide).iter().map(|c| (c.cell)(&pod, Timestamp::UNIX_EPOCH)).collect()
+        };
+        assert!(row(true).contains(&"192.0.2.7".to_owned()) && !row(false).contains(&"192.0.2.7".to_owned()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod kinds;
 pub(crate) mod size;
 pub(crate) mod table;
+mod workloads;
 
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::sync::{LazyLock, Mutex, PoisonError};

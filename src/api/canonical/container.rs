@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvFromSource, EnvVar, ResourceRequirements, SeccompProfile,
-    SecurityContext, VolumeMount,
+    Capabilities, Container, ContainerPort, ContainerResizePolicy, EnvFromSource, EnvVar, HTTPGetAction, Lifecycle,
+    LifecycleHandler, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecurityContext, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
@@ -24,18 +24,17 @@ pub(super) fn container(mut c: Container, host_network: bool, pod_seccomp: Optio
         env_from: list(c.env_from).map(|from| from.into_iter().map(variables).collect()),
         image: c.image,
         image_pull_policy: Some(policy.unwrap_or_else(|| default_pull_policy(&image).to_owned())),
-        lifecycle: c.lifecycle,
-        liveness_probe: c.liveness_probe,
+        lifecycle: c.lifecycle.and_then(lifecycle),
+        liveness_probe: c.liveness_probe.map(probe),
         name: c.name,
         ports: list(Some(ports)),
-        readiness_probe: c.readiness_probe,
-        // Only the default is taken.
-        resize_policy: None,
+        readiness_probe: c.readiness_probe.map(probe),
+        resize_policy: resize(c.resize_policy),
         resources: c.resources.and_then(resources),
         restart_policy: text(c.restart_policy),
         restart_policy_rules: list(c.restart_policy_rules),
         security_context: c.security_context.and_then(|s| security(s, pod_seccomp)),
-        startup_probe: c.startup_probe,
+        startup_probe: c.startup_probe.map(probe),
         stdin: set(c.stdin),
         stdin_once: set(c.stdin_once),
         termination_message_path: text(c.termination_message_path).filter(|p| p != "/dev/termination-log"),
@@ -45,6 +44,50 @@ pub(super) fn container(mut c: Container, host_network: bool, pod_seccomp: Optio
         volume_mounts: list(Some(mounts)),
         working_dir: text(c.working_dir),
     }
+}
+
+/// Which resources a running container cannot take on; that it can take on all others goes without saying.
+fn resize(all: Option<Vec<ContainerResizePolicy>>) -> Option<Vec<ContainerResizePolicy>> {
+    let mut all: Vec<_> = all.into_iter().flatten().filter(|p| p.restart_policy == "RestartContainer").collect();
+    all.sort_by(|a, b| a.resource_name.cmp(&b.resource_name));
+    list(Some(all))
+}
+
+/// A probe with its defaults.
+fn probe(mut p: Probe) -> Probe {
+    p.initial_delay_seconds = p.initial_delay_seconds.filter(|s| *s != 0);
+    for (field, default) in [
+        (&mut p.period_seconds, 10),
+        (&mut p.timeout_seconds, 1),
+        (&mut p.success_threshold, 1),
+        (&mut p.failure_threshold, 3),
+    ] {
+        *field = Some(field.filter(|n| *n != 0).unwrap_or(default));
+    }
+    p.http_get = p.http_get.map(page);
+    if let Some(grpc) = &mut p.grpc {
+        grpc.service = text(grpc.service.take());
+        grpc.mode = text(grpc.mode.take()).filter(|m| m != "Plaintext");
+    }
+    if let Some(tcp) = &mut p.tcp_socket {
+        tcp.host = text(tcp.host.take());
+    }
+    p
+}
+
+fn page(mut page: HTTPGetAction) -> HTTPGetAction {
+    page.host = text(page.host);
+    page.path = Some(text(page.path).unwrap_or_else(|| "/".to_owned()));
+    page.scheme = Some(text(page.scheme).unwrap_or_else(|| "HTTP".to_owned()));
+    page.http_headers = list(page.http_headers);
+    page.protocol = text(page.protocol).filter(|p| p != "HTTP1");
+    page
+}
+
+fn lifecycle(l: Lifecycle) -> Option<Lifecycle> {
+    let hook = |hook: Option<LifecycleHandler>| hook.map(|h| LifecycleHandler { http_get: h.http_get.map(page), ..h });
+    let l = Lifecycle { post_start: hook(l.post_start), pre_stop: hook(l.pre_stop), stop_signal: text(l.stop_signal) };
+    (l != Lifecycle::default()).then_some(l)
 }
 
 /// What `imagePullPolicy` is when a manifest leaves it out: `Always` for `:latest` or neither tag nor digest.
@@ -61,9 +104,7 @@ fn variable(mut env: EnvVar) -> EnvVar {
             field.api_version = text(field.api_version.take()).filter(|v| v != "v1");
         }
         if let Some(resource) = &mut from.resource_field_ref {
-            resource.container_name = text(resource.container_name.take());
-            let divisor = resource.divisor.take().filter(|d| !d.0.is_empty()).map(quantity);
-            resource.divisor = divisor.filter(|d| d.0 != "0" && d.0 != "1");
+            resource_field(resource);
         }
         if let Some(key) = &mut from.config_map_key_ref {
             key.optional = set(key.optional);
@@ -71,8 +112,17 @@ fn variable(mut env: EnvVar) -> EnvVar {
         if let Some(key) = &mut from.secret_key_ref {
             key.optional = set(key.optional);
         }
+        if let Some(key) = &mut from.file_key_ref {
+            key.optional = set(key.optional);
+        }
     }
     env
+}
+
+pub(super) fn resource_field(resource: &mut ResourceFieldSelector) {
+    resource.container_name = text(resource.container_name.take());
+    let divisor = resource.divisor.take().filter(|d| !d.0.is_empty()).map(quantity);
+    resource.divisor = divisor.filter(|d| d.0 != "0" && d.0 != "1");
 }
 
 fn variables(mut from: EnvFromSource) -> EnvFromSource {
@@ -101,6 +151,10 @@ fn mount(mut mount: VolumeMount) -> VolumeMount {
     mount.mount_path = format!("/{}", mount.mount_path.trim_matches('/'));
     mount.mount_propagation = text(mount.mount_propagation).filter(|p| p != "None");
     mount.read_only = set(mount.read_only);
+    mount.bind_mount_options = list(mount.bind_mount_options).map(|mut options| {
+        options.sort_unstable();
+        options
+    });
     mount.recursive_read_only = text(mount.recursive_read_only).filter(|r| r != "Disabled");
     mount.sub_path = text(mount.sub_path);
     mount.sub_path_expr = text(mount.sub_path_expr);

@@ -12,7 +12,8 @@ mod tests;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    EmptyDirVolumeSource, KeyToPath, Pod, PodSecurityContext, PodSpec, SeccompProfile, Volume,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod,
+    PodSecurityContext, PodSpec, SeccompProfile, Volume, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -35,6 +36,30 @@ pub fn pod(pod: &Pod) -> Pod {
     Pod { metadata: metadata(&pod.metadata), spec: pod.spec.clone().map(spec), status: None }
 }
 
+/// The claim with every default settled and every spelling reduced to one, as [`pod`].
+pub fn claim(claim: &PersistentVolumeClaim) -> PersistentVolumeClaim {
+    let settle = |mut s: PersistentVolumeClaimSpec| {
+        let modes: std::collections::BTreeSet<_> = s.access_modes.into_iter().flatten().collect();
+        let requests = s.resources.and_then(|r| r.requests).unwrap_or_default();
+        PersistentVolumeClaimSpec {
+            access_modes: list(Some(modes.into_iter().collect())),
+            resources: Some(VolumeResourceRequirements {
+                limits: None,
+                requests: map(Some(requests.into_iter().map(|(name, value)| (name, quantity(value))).collect())),
+            }),
+            storage_class_name: text(s.storage_class_name.take()),
+            volume_mode: Some(text(s.volume_mode.take()).unwrap_or_else(|| "Filesystem".to_owned())),
+            // Refused in manifests, or of no meaning here.
+            data_source: None,
+            data_source_ref: None,
+            selector: None,
+            volume_attributes_class_name: None,
+            volume_name: None,
+        }
+    };
+    PersistentVolumeClaim { metadata: metadata(&claim.metadata), spec: claim.spec.clone().map(settle), status: None }
+}
+
 fn metadata(meta: &ObjectMeta) -> ObjectMeta {
     ObjectMeta {
         name: meta.name.clone(),
@@ -49,8 +74,9 @@ fn spec(mut s: PodSpec) -> PodSpec {
     let host_network = s.host_network == Some(true);
     s.security_context = s.security_context.and_then(security);
     let seccomp = s.security_context.as_ref().and_then(|c| c.seccomp_profile.clone());
-    let containers =
-        s.containers.into_iter().map(|c| container::container(c, host_network, seccomp.as_ref())).collect();
+    let settle = |c| container::container(c, host_network, seccomp.as_ref());
+    let containers = s.containers.into_iter().map(settle).collect();
+    let init_containers = s.init_containers.into_iter().flatten().map(settle).collect();
     let mut volumes: Vec<_> = s.volumes.into_iter().flatten().map(volume).collect();
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     // Every field is named: one that a new version of the types brings must be thought about here.
@@ -58,6 +84,7 @@ fn spec(mut s: PodSpec) -> PodSpec {
         active_deadline_seconds: s.active_deadline_seconds,
         containers,
         dns_config: s.dns_config.filter(|c| *c != k8s_openapi::api::core::v1::PodDNSConfig::default()),
+        enable_service_links: s.enable_service_links.filter(|links| !links),
         dns_policy: Some(text(s.dns_policy).unwrap_or_else(|| "ClusterFirst".to_owned())),
         host_aliases: list(s.host_aliases),
         host_ipc: set(s.host_ipc),
@@ -67,7 +94,7 @@ fn spec(mut s: PodSpec) -> PodSpec {
         hostname: text(s.hostname),
         hostname_override: text(s.hostname_override),
         image_pull_secrets: list(s.image_pull_secrets),
-        init_containers: list(s.init_containers),
+        init_containers: list(Some(init_containers)),
         resources: s.resources.and_then(container::resources),
         restart_policy: Some(text(s.restart_policy).unwrap_or_else(|| "Always".to_owned())),
         runtime_class_name: text(s.runtime_class_name),
@@ -86,7 +113,6 @@ fn spec(mut s: PodSpec) -> PodSpec {
         // They do nothing here.
         affinity: None,
         automount_service_account_token: None,
-        enable_service_links: None,
         eviction_responders: None,
         node_name: None,
         node_selector: None,
@@ -141,6 +167,38 @@ fn volume(mut v: Volume) -> Volume {
         secret.optional = set(secret.optional);
         secret.items = items(secret.items.take());
     }
+    if let Some(downward) = &mut v.downward_api {
+        downward.default_mode = Some(downward.default_mode.unwrap_or(FILE_MODE));
+        downward.items = files(downward.items.take());
+    }
+    if let Some(projected) = &mut v.projected {
+        projected.default_mode = Some(projected.default_mode.unwrap_or(FILE_MODE));
+        // Their order counts: of two that have a path, the later one has it.
+        for source in projected.sources.iter_mut().flatten() {
+            if let Some(map) = &mut source.config_map {
+                map.optional = set(map.optional);
+                map.items = items(map.items.take());
+            }
+            if let Some(secret) = &mut source.secret {
+                secret.optional = set(secret.optional);
+                secret.items = items(secret.items.take());
+            }
+            if let Some(downward) = &mut source.downward_api {
+                downward.items = files(downward.items.take());
+            }
+        }
+    }
+    if let Some(claim) = &mut v.persistent_volume_claim {
+        claim.read_only = set(claim.read_only);
+    }
+    if let Some(export) = &mut v.nfs {
+        export.read_only = set(export.read_only);
+    }
+    if let Some(image) = &mut v.image {
+        let reference = image.reference.clone().unwrap_or_default();
+        let policy = text(image.pull_policy.take());
+        image.pull_policy = Some(policy.unwrap_or_else(|| default_pull_policy(&reference).to_owned()));
+    }
     // As the API server does: a volume of no type is an empty directory.
     if v == (Volume { name: v.name.clone(), ..Volume::default() }) {
         v.empty_dir = Some(EmptyDirVolumeSource::default());
@@ -150,6 +208,21 @@ fn volume(mut v: Volume) -> Volume {
 
 fn items(items: Option<Vec<KeyToPath>>) -> Option<Vec<KeyToPath>> {
     list(items).map(|mut items| {
+        items.sort_by(|a, b| a.path.cmp(&b.path));
+        items
+    })
+}
+
+fn files(items: Option<Vec<DownwardAPIVolumeFile>>) -> Option<Vec<DownwardAPIVolumeFile>> {
+    list(items).map(|mut items| {
+        for item in &mut items {
+            if let Some(field) = &mut item.field_ref {
+                field.api_version = text(field.api_version.take()).filter(|v| v != "v1");
+            }
+            if let Some(resource) = &mut item.resource_field_ref {
+                container::resource_field(resource);
+            }
+        }
         items.sort_by(|a, b| a.path.cmp(&b.path));
         items
     })

@@ -55,6 +55,7 @@ fn what_means_something_stays() {
     for (pointer, value) in [
         ("/hostNetwork", json!(true)),
         ("/hostname", json!("h")),
+        ("/enableServiceLinks", json!(false)),
         ("/restartPolicy", json!("Never")),
         ("/securityContext", json!({"runAsUser": 0})),
         ("/securityContext", json!({"seccompProfile": {"type": "Unconfined"}})),

@@ -111,3 +111,25 @@ proptest! {
         prop_assert_eq!(weight(&change(&a, &b)), weight(&change(&b, &a)));
     }
 }
+
+#[test]
+fn differences_are_named_as_a_person_would() {
+    let mut new = with("/spec/containers/0/image", "x:2".into());
+    new["spec"]["containers"][0]["resources"] = json!({});
+    new["spec"]["containers"][1]["name"] = "sidecar".into();
+    new["spec"]["hostNetwork"] = true.into();
+    new["metadata"]["labels"] = json!({"a": "c"});
+    let read = |value: Value| serde_json::from_value::<Pod>(value).unwrap();
+    assert_eq!(
+        differences(&read(pod()), &read(new)),
+        [
+            "metadata.labels",
+            "spec.hostNetwork",
+            "spec.containers{app}.image",
+            "spec.containers{app}.resources",
+            "spec.containers{log}",
+            "spec.containers{sidecar}",
+        ]
+    );
+    assert!(differences(&read(pod()), &read(pod())).is_empty());
+}

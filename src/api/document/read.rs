@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use serde_json::{Map, Value};
 
 use super::super::decode::{Misfit, decode};
@@ -29,9 +29,6 @@ const IGNORED: &[(&str, &str)] = &[
     ("policy", "PodDisruptionBudget"),
     ("autoscaling", "HorizontalPodAutoscaler"),
 ];
-
-/// Kinds that are not there yet.
-const LATER: &[&str] = &["Service", "PersistentVolumeClaim", "StatefulSet", "CronJob"];
 
 /// Reads a manifest; `file` is what problems call it. One bad document does not hurt the others, unless the text itself
 /// breaks off: then nothing is returned but the problem, since what comes before may be half of what was meant.
@@ -107,10 +104,18 @@ impl Reading<'_> {
             "Secret" => (Kind::Secret, "v1"),
             "Deployment" => (Kind::Deployment, "apps/v1"),
             "DaemonSet" => (Kind::DaemonSet, "apps/v1"),
+            "StatefulSet" => (Kind::StatefulSet, "apps/v1"),
             "Job" => (Kind::Job, "batch/v1"),
+            "CronJob" => (Kind::CronJob, "batch/v1"),
+            "Service" => (Kind::Service, "v1"),
+            "PersistentVolumeClaim" => (Kind::PersistentVolumeClaim, "v1"),
             kind => {
-                let verdict = if LATER.contains(&kind) { "not supported yet" } else { "not supported" };
-                return self.problem(index, Some(name), "", format!("the kind {} {kind} is {verdict}", cut(version)));
+                return self.problem(
+                    index,
+                    Some(name),
+                    "",
+                    format!("the kind {} {kind} is not supported", cut(version)),
+                );
             }
         };
         if version != wanted {
@@ -133,6 +138,12 @@ impl Reading<'_> {
             Kind::Secret => decode::<Secret>(&document).map(|o| Object::Secret(Box::new(o))),
             Kind::Deployment => decode::<Deployment>(&document).map(|o| Object::Deployment(Box::new(o))),
             Kind::DaemonSet => decode::<DaemonSet>(&document).map(|o| Object::DaemonSet(Box::new(o))),
+            Kind::StatefulSet => decode::<StatefulSet>(&document).map(|o| Object::StatefulSet(Box::new(o))),
+            Kind::CronJob => decode::<CronJob>(&document).map(|o| Object::CronJob(Box::new(o))),
+            Kind::Service => decode::<Service>(&document).map(|o| Object::Service(Box::new(o))),
+            Kind::PersistentVolumeClaim => {
+                decode::<PersistentVolumeClaim>(&document).map(|o| Object::PersistentVolumeClaim(Box::new(o)))
+            }
             _ => decode::<Job>(&document).map(|o| Object::Job(Box::new(o))),
         };
         match object {

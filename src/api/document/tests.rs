@@ -93,7 +93,7 @@ fn lists_are_read_as_their_parts_and_json_too() {
     let Object::Secret(secret) = &parsed.documents[1].object else { panic!() };
     let data = secret.data.as_ref().unwrap();
     assert_eq!((data["k"].0.as_slice(), data["l"].0.as_slice()), (&b"hi"[..], &b"x"[..]));
-    assert_eq!(parsed.problems[0].to_string(), "l.json: Service default/svc: the kind v1 Service is not supported yet");
+    assert_eq!(parsed.problems[0].to_string(), "l.json: Service default/svc: spec: must be given");
 }
 
 #[test]
@@ -141,4 +141,38 @@ fn kinds_are_read_as_people_write_them() {
     assert_eq!("deploy".parse(), Ok(Kind::Deployment));
     assert_eq!("Pods".parse(), Ok(Kind::Pod));
     assert!("widget".parse::<Kind>().is_err());
+}
+
+#[test]
+fn a_claim_is_read_and_what_is_wrong_with_it_is_named_by_path() {
+    let parsed = parse(
+        "c.yaml",
+        b"apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec:\n  storageClassName: fast\n  \
+          accessModes: [ReadWriteOnce]\n  resources: {requests: {storage: 1Gi}}\n",
+    );
+    assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
+    assert_eq!(parsed.documents[0].ignored, ["spec.storageClassName"]);
+    let Object::PersistentVolumeClaim(claim) = &parsed.documents[0].object else { panic!() };
+    assert_eq!(crate::api::claim::capacity(claim), Some(1 << 30));
+
+    let parsed = parse(
+        "c.yaml",
+        br#"{"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "annotations": {"lamina.dev/reclaim-policy": "Recycle"}},
+            "spec": {"accessModes": ["ReadWriteOncePod", "Write"], "volumeMode": "Block", "volumeName": "x",
+                "resources": {"requests": {"storage": "0", "cpu": "1"}}}}"#,
+    );
+    let said: Vec<String> = parsed.problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect();
+    assert_eq!(
+        said,
+        [
+            "spec.volumeMode: raw block devices are not supported",
+            "spec.volumeName: not supported: each claim has a volume of its own, and there are no others to choose from",
+            "metadata.annotations[\"lamina.dev/reclaim-policy\"]: must be one of Delete, Retain",
+            "spec.accessModes[1]: must be one of ReadWriteOnce, ReadOnlyMany, ReadWriteMany, ReadWriteOncePod",
+            "spec.accessModes: ReadWriteOncePod must be the only one",
+            "spec.resources.requests.storage: must be greater than 0",
+            "spec.resources.requests[\"cpu\"]: only storage can be asked for",
+        ]
+    );
 }

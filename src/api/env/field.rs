@@ -18,6 +18,8 @@ pub struct NodeFacts {
     pub cpu_milli: u64,
     /// What `limits.memory` means without a limit, in bytes.
     pub memory: u64,
+    /// Variables that lead to the services of the pod's namespace.
+    pub services: Vec<(String, String)>,
 }
 
 const FIELDS: &[&str] = &[
@@ -72,6 +74,64 @@ pub(super) fn value(pod: &Pod, path: &str, node: &NodeFacts) -> Option<String> {
     })
 }
 
+/// What a file of a `downwardAPI` volume may show.
+const FILE_FIELDS: &[&str] =
+    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+
+/// Whether a `fieldPath` is one that a file of a `downwardAPI` volume may show.
+pub fn is_file_field(path: &str) -> bool {
+    FILE_FIELDS.contains(&path) || keyed(path).is_some()
+}
+
+/// The text of a file of a `downwardAPI` volume: labels and annotations as a whole are a line each, the value quoted.
+pub fn file_field(pod: &Pod, path: &str) -> Option<String> {
+    let meta = &pod.metadata;
+    let map = match path {
+        "metadata.labels" => &meta.labels,
+        "metadata.annotations" => &meta.annotations,
+        _ if is_file_field(path) => return value(pod, path, &NodeFacts::default()),
+        _ => return None,
+    };
+    let lines: Vec<_> = map.iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+    Some(lines.join("\n"))
+}
+
+/// As Go quotes a text, which is what programs that read these files expect.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c.is_ascii_control() => out.extend(format!("\\x{:02x}", u32::from(c)).chars()),
+            c if c.is_control() => out.extend(format!("\\u{:04x}", u32::from(c)).chars()),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The text of a file of a `downwardAPI` volume that shows a resource of a container, which it must name.
+pub fn file_resource(
+    pod: &Pod,
+    field: &ResourceFieldSelector,
+    node: &NodeFacts,
+) -> Option<Result<String, QuantityError>> {
+    let name = field.container_name.as_deref()?;
+    let spec = pod.spec.as_ref()?;
+    let container = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name)?;
+    resource(pod, container, field, node)
+}
+
 /// The value of a resource, divided and rounded up; nothing if there is no such resource or container.
 pub(super) fn resource(
     pod: &Pod,
@@ -81,7 +141,10 @@ pub(super) fn resource(
 ) -> Option<Result<String, QuantityError>> {
     let container = match field.container_name.as_deref().filter(|n| !n.is_empty()) {
         None => own,
-        Some(name) => pod.spec.as_ref()?.containers.iter().find(|c| c.name == name)?,
+        Some(name) => {
+            let spec = pod.spec.as_ref()?;
+            spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name)?
+        }
     };
     let (list, name) = field.resource.split_once('.')?;
     let resources = container.resources.as_ref();

@@ -1,16 +1,17 @@
 //! A container's environment: `envFrom`, `env` and where its values come from, and `$(VAR)` in commands.
 
 mod field;
+pub mod file;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, FileKeySelector, Pod, Secret};
 
 use super::quantity::QuantityError;
-pub use field::{NodeFacts, is_field};
+pub use field::{NodeFacts, file_field, file_resource, is_field, is_file_field};
 
 /// Why an environment cannot be made. Never holds a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,16 @@ pub enum EnvError {
         name: String,
         /// The key.
         key: String,
+    },
+    /// A file that cannot be had, or not be understood.
+    #[error("file {path:?} of volume {volume:?}: {reason}")]
+    File {
+        /// The volume.
+        volume: String,
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
     },
     /// A value that no environment can hold.
     #[error("the value of {variable:?} is not text")]
@@ -61,10 +72,15 @@ pub trait Lookup {
     fn config_map(&self, name: &str) -> Option<&ConfigMap>;
     /// A Secret.
     fn secret(&self, name: &str) -> Option<&Secret>;
+    /// The text of a file in a volume; nothing if there is no such file.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn file(&self, volume: &str, path: &str) -> Result<Option<&str>, String>;
 }
 
-/// The environment that a container's manifest asks for, in order, each name once. What its image sets comes before it,
-/// and is not known to `$(VAR)`.
+/// The environment that a container's manifest asks for, in order, each name once; then what leads to services, unless a
+/// variable of the manifest has that name. What its image sets comes before all of it, and is not known to `$(VAR)`.
 ///
 /// # Errors
 /// If something that is not optional is missing. Names in `envFrom` that no variable can have are left out.
@@ -75,6 +91,7 @@ pub fn resolve(
     node: &NodeFacts,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let mut made = Made::default();
+    let link = |name: &str| node.services.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(source) = &from.config_map_ref {
@@ -102,12 +119,17 @@ pub fn resolve(
     }
     for env in container.env.iter().flatten() {
         let value = match &env.value_from {
-            None => Some(expand(env.value.as_deref().unwrap_or_default(), |name| made.get(name))),
+            None => {
+                Some(expand(env.value.as_deref().unwrap_or_default(), |name| made.get(name).or_else(|| link(name))))
+            }
             Some(from) => value_from(&env.name, from, pod, container, lookup, node)?,
         };
         if let Some(value) = value {
             made.set(env.name.clone(), value)?;
         }
+    }
+    for (name, value) in node.services.iter().filter(|(name, _)| made.get(name).is_none()).collect::<Vec<_>>() {
+        made.set(name.clone(), value.clone())?;
     }
     Ok(made.list)
 }
@@ -148,7 +170,23 @@ fn value_from(
         };
         return missing(value, secret.is_some(), "Secret", &key.name, &key.key, key.optional);
     }
+    if let Some(key) = &from.file_key_ref {
+        return file_key(key, lookup);
+    }
     Err(EnvError::Field { variable: variable.to_owned() })
+}
+
+fn file_key(key: &FileKeySelector, lookup: &dyn Lookup) -> Result<Option<String>, EnvError> {
+    let failed = |reason| EnvError::File { volume: key.volume_name.clone(), path: key.path.clone(), reason };
+    let found = match lookup.file(&key.volume_name, &key.path).map_err(failed)? {
+        Some(text) => file::find(text, &key.key).map_err(|line| failed(format!("line {line} is not KEY='value'")))?,
+        None if key.optional == Some(true) => None,
+        None => return Err(failed("there is no such file".to_owned())),
+    };
+    match found {
+        None if key.optional != Some(true) => Err(failed(format!("it has no key {:?}", key.key))),
+        found => Ok(found),
+    }
 }
 
 /// What it means that a key was or was not found.
@@ -225,6 +263,22 @@ pub fn expand<'v>(text: &str, get: impl Fn(&str) -> Option<&'v str>) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// As [`expand`], but every name must be known.
+///
+/// # Errors
+/// The first name that is not.
+pub fn expand_known(text: &str, env: &[(String, String)]) -> Result<String, String> {
+    let unknown = std::cell::RefCell::new(None);
+    let known = expand(text, |name| {
+        let found = env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        if found.is_none() && unknown.borrow().is_none() {
+            *unknown.borrow_mut() = Some(name.to_owned());
+        }
+        found
+    });
+    unknown.into_inner().map_or(Ok(known), Err)
 }
 
 /// Expands a command or its arguments with an environment.

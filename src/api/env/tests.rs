@@ -9,6 +9,27 @@ use serde_json::json;
 use super::super::quantity::Quantity;
 use super::*;
 
+#[test]
+fn a_key_of_a_file_is_its_value_and_what_is_missing_is_named() {
+    let key = |path: &str, key: &str, optional: bool| {
+        let from = json!({"fileKeyRef": {"volumeName": "v", "path": path, "key": key, "optional": optional}});
+        run(json!({"name": "app", "env": [{"name": "X", "valueFrom": from}]}))
+    };
+    let value = |value: &str| Ok(vec![("X".to_owned(), value.to_owned())]);
+    assert_eq!(key("a.env", "A", false), value("one"));
+    assert_eq!(key("a.env", "B", false), value("$(C)"), "what is in a file is not expanded");
+    assert_eq!((key("a.env", "Z", true), key("none", "A", true)), (Ok(Vec::new()), Ok(Vec::new())));
+    for (path, wanted, optional, reason) in [
+        ("a.env", "Z", false, "it has no key \"Z\""),
+        ("none", "A", false, "there is no such file"),
+        ("bad", "A", true, "line 1 is not KEY='value'"),
+        ("closed", "A", true, "permission denied"),
+    ] {
+        let said = key(path, wanted, optional).unwrap_err().to_string();
+        assert_eq!(said, format!("file {path:?} of volume \"v\": {reason}"));
+    }
+}
+
 #[derive(Default)]
 struct Fixture {
     maps: BTreeMap<String, ConfigMap>,
@@ -16,6 +37,15 @@ struct Fixture {
 }
 
 impl Lookup for Fixture {
+    fn file(&self, volume: &str, path: &str) -> Result<Option<&str>, String> {
+        match (volume, path) {
+            ("v", "a.env") => Ok(Some("A='one'\nB='$(C)'\n")),
+            ("v", "bad") => Ok(Some("no")),
+            ("v", "closed") => Err("permission denied".to_owned()),
+            _ => Ok(None),
+        }
+    }
+
     fn config_map(&self, name: &str) -> Option<&ConfigMap> {
         self.maps.get(name)
     }
@@ -48,6 +78,7 @@ fn run(container: Value) -> Result<Vec<(String, String)>, EnvError> {
         pod_ips: vec!["127.0.0.1".into(), "::1".into()],
         cpu_milli: 2500,
         memory: 1 << 30,
+        services: Vec::new(),
     };
     resolve(&pod, &container, &fixture(), &node)
 }
@@ -165,4 +196,27 @@ proptest! {
     fn any_text_expands(text in "[$()A-C]{0,40}") {
         let _ = expand(&text, |_| None);
     }
+}
+
+#[test]
+fn services_are_known_to_commands_and_give_way_to_the_manifests_own() {
+    let pairs =
+        |list: &[(&str, &str)]| list.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+    let node = NodeFacts {
+        services: pairs(&[("DB_SERVICE_HOST", "10.96.0.1"), ("DB_SERVICE_PORT", "5432")]),
+        ..NodeFacts::default()
+    };
+    let container: Container = serde_json::from_value(json!({"name": "c", "env": [
+        {"name": "URL", "value": "db://$(DB_SERVICE_HOST):$(DB_SERVICE_PORT)/x"}, {"name": "DB_SERVICE_PORT", "value": "1"},
+        {"name": "LATER", "value": "$(DB_SERVICE_PORT)"}
+    ]}))
+    .unwrap();
+    let env = resolve(&Pod::default(), &container, &Fixture::default(), &node).unwrap();
+    let expected = pairs(&[
+        ("URL", "db://10.96.0.1:5432/x"),
+        ("DB_SERVICE_PORT", "1"),
+        ("LATER", "1"),
+        ("DB_SERVICE_HOST", "10.96.0.1"),
+    ]);
+    assert_eq!(env, expected);
 }

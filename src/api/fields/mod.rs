@@ -79,7 +79,11 @@ static TEMPLATE_META: LazyLock<Index> =
 static POD: LazyLock<Index> = LazyLock::new(|| index(table::POD));
 static DEPLOYMENT: LazyLock<Index> = LazyLock::new(|| index(table::DEPLOYMENT));
 static DAEMON_SET: LazyLock<Index> = LazyLock::new(|| index(table::DAEMON_SET));
+static STATEFUL_SET: LazyLock<Index> = LazyLock::new(|| index(table::STATEFUL_SET));
+static CRON_JOB: LazyLock<Index> = LazyLock::new(|| index(table::CRON_JOB));
 static JOB: LazyLock<Index> = LazyLock::new(|| index(table::JOB));
+static SERVICE: LazyLock<Index> = LazyLock::new(|| index(table::SERVICE));
+static CLAIM: LazyLock<Index> = LazyLock::new(|| index(table::CLAIM));
 
 /// Where in an object of a kind which table holds; one that lies deeper holds there alone.
 fn tables(kind: Kind) -> Vec<(&'static str, &'static Index)> {
@@ -95,7 +99,18 @@ fn tables(kind: Kind) -> Vec<(&'static str, &'static Index)> {
         Kind::Pod => vec![("metadata", &META), ("spec", &POD)],
         Kind::Deployment => workload(&DEPLOYMENT),
         Kind::DaemonSet => workload(&DAEMON_SET),
+        Kind::StatefulSet => workload(&STATEFUL_SET),
         Kind::Job => workload(&JOB),
+        Kind::CronJob => vec![
+            ("metadata", &META),
+            ("spec", &CRON_JOB),
+            ("spec.jobTemplate.metadata", &META),
+            ("spec.jobTemplate.spec", &JOB),
+            ("spec.jobTemplate.spec.template.metadata", &TEMPLATE_META),
+            ("spec.jobTemplate.spec.template.spec", &POD),
+        ],
+        Kind::Service => vec![("metadata", &META), ("spec", &SERVICE)],
+        Kind::PersistentVolumeClaim => vec![("metadata", &META), ("spec", &CLAIM)],
         Kind::ConfigMap | Kind::Secret => vec![("metadata", &META)],
         Kind::Ignored | Kind::Node | Kind::Source | Kind::Image => Vec::new(),
     }
@@ -160,6 +175,11 @@ impl Walk<'_> {
         }
     }
 
+    /// What holds for a field of a container holds for that of an init container.
+    fn as_container(&self, path: &str) -> Option<&&'static Field> {
+        self.table.get(format!("containers.{}", path.strip_prefix("initContainers.")?).as_str())
+    }
+
     fn field(&self, value: &Value, shown: &str, path: &str, answers: &mut Answers) {
         // A table of its own begins here.
         if self
@@ -169,7 +189,7 @@ impl Walk<'_> {
         {
             return;
         }
-        let Some(field) = self.table.get(path) else {
+        let Some(field) = self.table.get(path).or_else(|| self.as_container(path)) else {
             return self.children(value, shown, path, answers);
         };
         match field.answer {
@@ -200,7 +220,11 @@ pub fn rows(kind: Kind) -> Vec<Row> {
         Kind::Pod => &[("metadata", table::META), ("spec", table::POD)],
         Kind::Deployment => &[("spec", table::DEPLOYMENT)],
         Kind::DaemonSet => &[("spec", table::DAEMON_SET)],
+        Kind::StatefulSet => &[("spec", table::STATEFUL_SET)],
         Kind::Job => &[("spec", table::JOB)],
+        Kind::CronJob => &[("spec", table::CRON_JOB)],
+        Kind::Service => &[("spec", table::SERVICE)],
+        Kind::PersistentVolumeClaim => &[("spec", table::CLAIM)],
         _ => &[],
     };
     own.iter()

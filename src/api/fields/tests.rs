@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use k8s_openapi::api::apps::v1::{DaemonSetSpec, DeploymentSpec};
-use k8s_openapi::api::batch::v1::JobSpec;
+use k8s_openapi::api::apps::v1::{DaemonSetSpec, DeploymentSpec, StatefulSetSpec};
+use k8s_openapi::api::batch::v1::{CronJobSpec, JobSpec};
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -53,7 +53,12 @@ impl<'de> Deserializer<'de> for Shape<'_> {
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Never> {
-        visitor.visit_str("")
+        // The one kind of object within another.
+        visitor.visit_str(match self.path.as_str() {
+            "volumeClaimTemplates.apiVersion" => "v1",
+            "volumeClaimTemplates.kind" => "PersistentVolumeClaim",
+            _ => "",
+        })
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Never> {
@@ -155,6 +160,9 @@ const OPEN: &[&str] = &[
     "volumes.configMap.items",
     "volumes.emptyDir",
     "volumes.hostPath",
+    "volumes.image",
+    "volumes.nfs",
+    "volumes.persistentVolumeClaim",
     "volumes.secret",
     "volumes.secret.items",
 ];
@@ -178,7 +186,11 @@ fn every_field_has_an_answer() {
     check::<ObjectMeta>(table::META);
     check::<DeploymentSpec>(table::DEPLOYMENT);
     check::<DaemonSetSpec>(table::DAEMON_SET);
+    check::<StatefulSetSpec>(table::STATEFUL_SET);
     check::<JobSpec>(table::JOB);
+    check::<CronJobSpec>(table::CRON_JOB);
+    check::<k8s_openapi::api::core::v1::ServiceSpec>(table::SERVICE);
+    check::<k8s_openapi::api::core::v1::PersistentVolumeClaimSpec>(table::CLAIM);
 }
 
 fn refused(kind: Kind, document: &Value) -> Vec<String> {
@@ -188,22 +200,18 @@ fn refused(kind: Kind, document: &Value) -> Vec<String> {
 #[test]
 fn fields_that_are_not_there_are_refused_by_name() {
     let pod = json!({"metadata": {"generateName": "a-"}, "spec": {
-        "initContainers": [{}], "hostPID": true, "shareProcessNamespace": true,
-        "containers": [{"livenessProbe": {}, "volumeDevices": [{}], "lifecycle": {"preStop": {}}}],
-        "volumes": [{"name": "a", "csi": {}}, {"name": "b", "persistentVolumeClaim": {"claimName": "x"}}]
+        "initContainers": [{"securityContext": {"seLinuxOptions": {"level": "s0"}}}],
+        "containers": [{"volumeDevices": [{}]}],
+        "volumes": [{"name": "a", "csi": {}}, {"name": "b", "glusterfs": {}}]
     }});
     assert_eq!(
         refused(Kind::Pod, &pod),
         [
             "metadata.generateName: not supported: an object needs a name of its own",
-            "spec.containers[0].lifecycle: lifecycle hooks are not supported yet",
-            "spec.containers[0].livenessProbe: probes are not supported yet",
             "spec.containers[0].volumeDevices: raw block devices are not supported",
-            "spec.hostPID: not supported yet",
-            "spec.initContainers: init containers are not supported yet",
-            "spec.shareProcessNamespace: not supported yet",
+            "spec.initContainers[0].securityContext.seLinuxOptions: SELinux labels are not supported yet",
             "spec.volumes[0].csi: CSI drivers are not supported",
-            "spec.volumes[1].persistentVolumeClaim: this volume type is not supported yet",
+            "spec.volumes[1].glusterfs: this volume type is not supported",
         ]
     );
 }
@@ -225,7 +233,7 @@ fn what_is_ignored_on_purpose_is_listed() {
     let deployment = json!({"metadata": {"uid": "x"}, "status": {"replicas": 1}, "spec": {
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}},
         "template": {"metadata": {"name": "x"}, "spec": {"nodeSelector": {"a": "b"}, "serviceAccountName": "x",
-            "hostIPC": true}}
+            "volumes": [{"name": "a", "csi": {}}]}}
     }});
     let answers = answers(Kind::Deployment, &deployment);
     assert_eq!(
@@ -233,7 +241,6 @@ fn what_is_ignored_on_purpose_is_listed() {
         [
             "status",
             "metadata.uid",
-            "spec.strategy.rollingUpdate",
             "spec.template.metadata.name",
             "spec.template.spec.nodeSelector",
             "spec.template.spec.serviceAccountName"

@@ -14,6 +14,10 @@ pub(super) enum Use {
     Pod,
     /// Pods are named after it.
     Workload,
+    /// Pods are named after it, and a number in it.
+    Job,
+    /// Jobs are named after it, and pods after these.
+    Cron,
     /// Neither.
     Other,
 }
@@ -21,7 +25,7 @@ pub(super) enum Use {
 /// The longest namespace and name of a pod together: `<namespace>_<name>_<uid>` is a directory's name, which has 255
 /// bytes, and a uid has 36.
 const MAX_POD: usize = 255 - 36 - 2;
-/// What a workload's name grows by in those of its pods: `-` and a number of 32 bits.
+/// What a workload's name grows by in those of its pods: `-` and a number of 32 bits; twice for an indexed job.
 const ORDINAL: usize = 11;
 /// The most bytes of annotations (the API server's limit).
 const MAX_ANNOTATIONS: usize = 256 << 10;
@@ -34,6 +38,8 @@ pub(super) fn object(meta: &ObjectMeta, used: Use, found: &mut Findings) {
     let max = match used {
         Use::Pod => MAX_POD,
         Use::Workload => MAX_POD - ORDINAL,
+        Use::Job => MAX_POD - 2 * ORDINAL,
+        Use::Cron => MAX_POD - 3 * ORDINAL,
         Use::Other => usize::MAX,
     };
     if name.len() + namespace.len() > max {

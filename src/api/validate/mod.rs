@@ -1,10 +1,14 @@
 //! What an object must be beyond its types: names, ranges, references within it. Finds everything, not only the first.
 
+mod claim;
 mod container;
 mod data;
+mod lifecycle;
 mod meta;
+mod mount;
 mod pod;
 mod security;
+mod service;
 mod volume;
 mod workload;
 
@@ -41,9 +45,25 @@ pub(super) fn validate(object: &Object) -> Vec<Misfit> {
             meta::object(&d.metadata, meta::Use::Workload, &mut found);
             workload::daemon_set(&d.spec, &mut found);
         }
+        Object::StatefulSet(s) => {
+            meta::object(&s.metadata, meta::Use::Workload, &mut found);
+            workload::stateful_set(&s.spec, &mut found);
+        }
+        Object::CronJob(c) => {
+            meta::object(&c.metadata, meta::Use::Cron, &mut found);
+            workload::cron_job(&c.spec, &mut found);
+        }
         Object::Job(j) => {
-            meta::object(&j.metadata, meta::Use::Workload, &mut found);
-            workload::job(j.spec.as_ref(), &mut found);
+            meta::object(&j.metadata, meta::Use::Job, &mut found);
+            workload::job(j.spec.as_ref(), "spec", &mut found);
+        }
+        Object::Service(s) => {
+            meta::object(&s.metadata, meta::Use::Other, &mut found);
+            service::service(s, &mut found);
+        }
+        Object::PersistentVolumeClaim(c) => {
+            meta::object(&c.metadata, meta::Use::Other, &mut found);
+            claim::claim(c, &mut found);
         }
         Object::Ignored(_) => {}
     }

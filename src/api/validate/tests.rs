@@ -74,7 +74,11 @@ fn a_rule_that_is_broken_is_named_by_path() {
         ("/spec/containers/1", json!({"name": "app", "image": "x"}), "spec.containers[1].name: \"app\" is there twice"),
         ("/spec/restartPolicy", json!("Sometimes"), "spec.restartPolicy: must be one of"),
         ("/spec/terminationGracePeriodSeconds", json!(-1), "spec.terminationGracePeriodSeconds: "),
-        ("/spec/dnsPolicy", json!("None"), "spec.dnsPolicy: None needs"),
+        ("/spec/dnsPolicy", json!("None"), "spec.dnsConfig.nameservers: must have one"),
+        ("/spec/dnsConfig", json!({"nameservers": ["ns"]}), "spec.dnsConfig.nameservers[0]: must be an IP"),
+        ("/spec/dnsConfig", json!({"options": [{"value": "1"}]}), "spec.dnsConfig.options[0]: must have a name"),
+        ("/spec/hostAliases", json!([{"ip": "x"}]), "spec.hostAliases[0].ip: must be an IP"),
+        ("/spec/subdomain", json!("a.b"), "spec.subdomain: "),
         ("/spec/hostname", json!("a.b"), "spec.hostname: "),
         ("/spec/os", json!({"name": "windows"}), "spec.os.name: must be linux"),
         ("/spec/containers/0/env", json!([{"name": "A=B"}]), "spec.containers[0].env[0].name: "),
@@ -96,8 +100,8 @@ fn a_rule_that_is_broken_is_named_by_path() {
         ),
         (
             "/spec/containers/0/ports",
-            json!([{"containerPort": 80, "hostPort": 80}]),
-            "spec.containers[0].ports[0].hostPort: not supported yet",
+            json!([{"containerPort": 80, "hostPort": 80, "hostIP": "localhost"}]),
+            "spec.containers[0].ports[0].hostIP: must be an IP",
         ),
         (
             "/spec/containers/0/ports",
@@ -149,7 +153,57 @@ fn a_rule_that_is_broken_is_named_by_path() {
             json!([{"name": "d", "mountPath": "/a", "subPath": "../x"}]),
             "spec.containers[0].volumeMounts[0].subPath: ",
         ),
+        (
+            "/spec/containers/0/volumeMounts",
+            json!([{"name": "d", "mountPath": "/a", "subPath": "x", "subPathExpr": "$(X)"}]),
+            "spec.containers[0].volumeMounts[0].subPathExpr: must not stand beside subPath",
+        ),
+        (
+            "/spec/containers/0/volumeMounts",
+            json!([{"name": "d", "mountPath": "/a", "mountPropagation": "Bidirectional"}]),
+            "spec.containers[0].volumeMounts[0].mountPropagation: Bidirectional is for privileged",
+        ),
+        (
+            "/spec/containers/0/volumeMounts",
+            json!([{"name": "d", "mountPath": "/a", "recursiveReadOnly": "Enabled"}]),
+            "spec.containers[0].volumeMounts[0].recursiveReadOnly: needs readOnly: true",
+        ),
+        (
+            "/spec/containers/0/volumeMounts",
+            json!([{"name": "d", "mountPath": "/a", "readOnly": true, "recursiveReadOnly": "IfPossible",
+                    "mountPropagation": "HostToContainer"}]),
+            "spec.containers[0].volumeMounts[0].recursiveReadOnly: must not stand beside",
+        ),
+        (
+            "/spec/containers/0/volumeMounts",
+            json!([{"name": "d", "mountPath": "/a", "bindMountOptions": ["sync"]}]),
+            "spec.containers[0].volumeMounts[0].bindMountOptions[0]: must be one of",
+        ),
         ("/spec/volumes/1", json!({"name": "d", "emptyDir": {}}), "spec.volumes[1].name: \"d\" is there twice"),
+        (
+            "/spec/volumes/1",
+            json!({"name": "e", "downwardAPI": {"items": [{"path": "a", "fieldRef": {"fieldPath": "status.podIP"}}]}}),
+            "spec.volumes[1].downwardAPI.items[0].fieldRef.fieldPath: must be metadata.name",
+        ),
+        (
+            "/spec/volumes/1",
+            json!({"name": "e", "downwardAPI": {"items": [
+                {"path": "a", "resourceFieldRef": {"resource": "limits.cpu"}}]}}),
+            "spec.volumes[1].downwardAPI.items[0].resourceFieldRef.containerName: there is no container",
+        ),
+        (
+            "/spec/volumes/1",
+            json!({"name": "e", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}),
+            "spec.volumes[1].projected.sources[0].serviceAccountToken: not supported: pods from a directory get no token",
+        ),
+        (
+            "/spec/volumes/1",
+            json!({"name": "e", "projected": {"sources": [
+                {"configMap": {"name": "c", "items": [{"key": "k", "path": "a"}]}},
+                {"downwardAPI": {"items": [{"path": "a", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}),
+            "spec.volumes[1].projected.sources[1]: \"a\" is the path of an earlier source",
+        ),
+        ("/spec/volumes/1", json!({"name": "e", "emptyDir": {"mode": 1024}}), "spec.volumes[1].emptyDir.mode: "),
         (
             "/spec/volumes/1",
             json!({"name": "e", "emptyDir": {}, "hostPath": {"path": "/x"}}),
@@ -179,8 +233,13 @@ fn a_rule_that_is_broken_is_named_by_path() {
         ),
         (
             "/spec/volumes/1",
-            json!({"name": "e", "emptyDir": {"sizeLimit": "1Gi"}}),
-            "spec.volumes[1].emptyDir.sizeLimit: not supported yet on disk",
+            json!({"name": "e", "emptyDir": {"medium": "HugePages-2Mi"}}),
+            "spec.volumes[1].emptyDir.medium: needs a container with a limit of huge pages of this size",
+        ),
+        (
+            "/spec/volumes/1",
+            json!({"name": "e", "emptyDir": {"sizeLimit": "much"}}),
+            "spec.volumes[1].emptyDir.sizeLimit: ",
         ),
         (
             "/spec/volumes/1",
@@ -195,7 +254,67 @@ fn a_rule_that_is_broken_is_named_by_path() {
         (
             "/spec/securityContext",
             json!({"seccompProfile": {"type": "Localhost"}}),
-            "spec.securityContext.seccompProfile.type: Localhost",
+            "spec.securityContext.seccompProfile.localhostProfile: must name a file",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "../x.json"}}),
+            "spec.securityContext.seccompProfile.localhostProfile: must not contain",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"seccompProfile": {"type": "Unconfined", "localhostProfile": "x.json"}}),
+            "spec.securityContext.seccompProfile.localhostProfile: goes with type Localhost only",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"sysctls": [{"name": "foo-", "value": "1"}]}),
+            "spec.securityContext.sysctls[0].name: must be the name",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"sysctls": [{"name": "vm.swappiness", "value": "1"}]}),
+            "spec.securityContext.sysctls[0].name: is the whole machine's",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"sysctls": [{"name": "kernel.sem", "value": "1"}, {"name": "kernel/sem", "value": "2"}]}),
+            "spec.securityContext.sysctls[1].name: \"kernel.sem\" is there twice",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"fsGroupChangePolicy": "Never"}),
+            "spec.securityContext.fsGroupChangePolicy: must be one of Always, OnRootMismatch",
+        ),
+        (
+            "/spec/resources",
+            json!({"limits": {"memory": "1Mi"}, "requests": {"memory": "2Mi"}}),
+            "spec.resources.requests[\"memory\"]: must not be more than its limit",
+        ),
+        (
+            "/spec/resources",
+            json!({"limits": {"vendor.example/class=name": "1"}}),
+            "spec.resources[\"vendor.example/class=name\"]: is for containers",
+        ),
+        (
+            "/spec/containers/0/securityContext",
+            json!({"procMount": "Unmasked"}),
+            "spec.containers[0].securityContext.procMount: ",
+        ),
+        (
+            "/spec/containers/0/livenessProbe",
+            json!({"httpGet": {"port": 80, "protocol": "HTTP3"}}),
+            "spec.containers[0].livenessProbe.httpGet.protocol: ",
+        ),
+        (
+            "/spec/containers/0/livenessProbe",
+            json!({"httpGet": {"port": 80, "protocol": "HTTP2", "scheme": "HTTPS"}}),
+            "spec.containers[0].livenessProbe.httpGet.protocol: HTTP2 is for scheme HTTP alone",
+        ),
+        (
+            "/spec/containers/0/livenessProbe",
+            json!({"httpGet": {"port": 80, "protocol": "HTTP2", "host": "x.example"}}),
+            "spec.containers[0].livenessProbe.httpGet.host: must not be set with protocol HTTP2",
         ),
         (
             "/spec/containers/0/securityContext",
@@ -242,7 +361,14 @@ fn workloads_have_rules_of_their_own() {
             json!(null),
             "spec.template.spec.restartPolicy: must be one of OnFailure, Never",
         ),
-        (job(), "/spec/completionMode", json!("Indexed"), "spec.completionMode: indexed jobs are not supported yet"),
+        (job(), "/spec/completionMode", json!("Indexed"), "spec.completions: must be given for an indexed job"),
+        (job(), "/spec/maxFailedIndexes", json!(1), "spec.maxFailedIndexes: needs "),
+        (
+            deployment(),
+            "/spec/strategy",
+            json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}),
+            "spec.strategy.rollingUpdate.maxUnavailable: must not be 0",
+        ),
         (job(), "/spec/parallelism", json!(-1), "spec.parallelism: "),
     ] {
         let said = said(&with(document, pointer, value));
@@ -254,7 +380,7 @@ fn workloads_have_rules_of_their_own() {
 fn everything_is_found_not_only_the_first() {
     let mut bad = pod();
     bad["metadata"]["name"] = "UP".into();
-    bad["spec"]["hostPID"] = true.into();
+    bad["spec"]["runtimeClassName"] = "x".into();
     bad["spec"]["containers"][0]["image"] = "".into();
     assert_eq!(said(&bad).len(), 3);
 }

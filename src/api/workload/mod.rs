@@ -1,22 +1,44 @@
-//! Deployment, DaemonSet and Job as the pods they stand for: pure functions of the object and what was observed.
+//! Workloads as the pods they stand for: pure functions of the object, what is remembered of it, and what was observed.
+//!
+//! ```text
+//!   object ─┐                      ┌─▶ pods (rolling: Deployment, DaemonSet · stateful · job, index)
+//!   memory ─┼─▶ expand / cron::runs ┼─▶ jobs (CronJob)
+//!   pods   ─┘      at a time        └─▶ status, memory to keep, images to hold, when to ask again
+//! ```
 //!
 //! Pods are named `<workload>-<ordinal>`. A pod that is kept by the rolling rule, or that is done, comes back as it was
-//! accepted, so that comparing it with what runs finds no change.
+//! accepted, so that comparing it with what runs finds no change. What the pods cannot tell is in [`Memory`], which is
+//! kept on disk: revisions, how a job ended, when a schedule was last met.
 
+mod condition;
+pub mod cron;
+mod index;
 mod job;
+mod memory;
 mod rolling;
+pub mod schedule;
+mod settled;
+mod stateful;
+pub mod status;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
 use super::document::{Kind, Object, ObjectKey};
+pub use index::parse as indexes;
+pub use memory::{CronMemory, JobMemory, Memory, Progress, Revision, Run};
+pub use settled::{Settled, settled};
+pub use stateful::{claims, ordinals};
 
 /// Which workload wants a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +49,9 @@ pub struct Owner {
     pub name: String,
     /// Which of its pods this is, from 0.
     pub ordinal: u32,
+    /// Of an indexed job: which completion it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
 }
 
 impl fmt::Display for Owner {
@@ -65,6 +90,14 @@ pub struct Observed {
     pub finished: Option<Timestamp>,
     /// Restarts of its containers, all together.
     pub restarts: u32,
+    /// Of an indexed job: which completion it is for.
+    pub index: Option<u32>,
+    /// The containers that ended, and their statuses.
+    pub exits: Vec<(String, i32)>,
+    /// Its conditions: type and status.
+    pub conditions: Vec<(String, String)>,
+    /// The images that it runs: digests of their manifests.
+    pub images: BTreeSet<String>,
 }
 
 /// A pod that a workload wants.
@@ -106,6 +139,33 @@ pub struct WorkloadStatus {
     /// Of a job: how it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<JobEnd>,
+    /// The number of the template that is rolled out, or is to be.
+    #[serde(default)]
+    pub revision: u64,
+    /// What holds of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Of a job: when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// Of a job: when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Timestamp>,
+    /// Of an indexed job: the completions that it has, as in `0-2,5`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_indexes: Option<String>,
+    /// Of an indexed job: the completions that failed for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_indexes: Option<String>,
+    /// Of a cron job: the jobs that are active.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub active: Vec<String>,
+    /// Of a cron job: the time for which it made a job last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_schedule: Option<Timestamp>,
+    /// Of a cron job: when one of its jobs ended well, last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<Timestamp>,
 }
 
 /// The pods of a workload for now.
@@ -119,44 +179,21 @@ pub struct Expansion {
     pub wake: Option<Timestamp>,
     /// `ttlSecondsAfterFinished` has passed: the workload itself may be forgotten.
     pub expired: bool,
+    /// What to remember of it, and to give back next time.
+    pub memory: Memory,
+    /// Images to hold though no pod may need them now: digests of their manifests.
+    pub holds: BTreeSet<String>,
 }
 
-/// The pods that an object stands for: the pod itself, those of a workload, none for anything else. `observed` are the
-/// pods that this workload has now, in any order; one that is being stopped counts as long as it is there.
-pub fn expand(object: &Object, observed: &[Observed], now: Timestamp) -> Expansion {
+/// The pods that a workload stands for; none for anything else. `observed` are the pods that it has now, in any order;
+/// one that is being stopped counts as long as it is there.
+pub fn expand(object: &Object, observed: &[Observed], memory: &Memory, now: Timestamp) -> Expansion {
     match object {
-        Object::Deployment(d) => {
-            let spec = &d.spec;
-            let recreate = spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate");
-            rolling::expand(
-                &rolling::Rolling {
-                    kind: Kind::Deployment,
-                    meta: &d.metadata,
-                    template: &spec.template,
-                    replicas: count(spec.replicas, 1),
-                    min_ready: seconds(spec.min_ready_seconds.map(i64::from)),
-                    paused: spec.paused == Some(true),
-                    at_once: recreate,
-                },
-                observed,
-                now,
-            )
-        }
-        Object::DaemonSet(d) => rolling::expand(
-            &rolling::Rolling {
-                kind: Kind::DaemonSet,
-                meta: &d.metadata,
-                template: &d.spec.template,
-                replicas: 1,
-                min_ready: seconds(d.spec.min_ready_seconds.map(i64::from)),
-                paused: false,
-                at_once: false,
-            },
-            observed,
-            now,
-        ),
-        Object::Job(j) => job::expand(j, observed, now),
-        Object::Pod(_) | Object::ConfigMap(_) | Object::Secret(_) | Object::Ignored(_) => Expansion::default(),
+        Object::Deployment(d) => rolling::deployment(d, observed, memory, now),
+        Object::DaemonSet(d) => rolling::daemon_set(d, observed, memory, now),
+        Object::StatefulSet(s) => stateful::expand(s, observed, memory, now),
+        Object::Job(j) => job::expand(j, observed, memory, now),
+        _ => Expansion { memory: memory.clone(), ..Expansion::default() },
     }
 }
 
@@ -178,6 +215,28 @@ fn instantiate(meta: &ObjectMeta, template: &PodTemplateSpec, ordinal: u32) -> P
         },
         spec: template.spec.clone(),
         status: None,
+    }
+}
+
+/// Whether a pod counts as available: ready for as long as it has to be.
+fn is_available(pod: &Observed, min_ready: SignedDuration, now: Timestamp) -> bool {
+    pod.phase == Phase::Running
+        && pod.ready_since.is_some_and(|since| {
+            // Ready since a time to come: the clock was set back, and says nothing.
+            since > now || after(since, min_ready) <= now
+        })
+}
+
+/// A number or a part of `of`, as `maxUnavailable` has it: parts are rounded up or down.
+fn part(value: &IntOrString, of: u32, up: bool) -> u32 {
+    match value {
+        IntOrString::Int(n) => u32::try_from(*n).unwrap_or(0),
+        IntOrString::String(text) => {
+            let percent: u64 = text.strip_suffix('%').and_then(|n| n.parse().ok()).unwrap_or(0);
+            let exact = percent.saturating_mul(u64::from(of));
+            let whole = if up { exact.div_ceil(100) } else { exact / 100 };
+            u32::try_from(whole).unwrap_or(u32::MAX)
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Workloads, driven step by step by a node that does what it is told.
 
+mod remembered;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use proptest::prelude::*;
@@ -7,6 +9,11 @@ use serde_json::{Value, json};
 
 use super::super::change::change;
 use super::*;
+
+/// With nothing to remember.
+fn expand(object: &Object, observed: &[Observed], now: Timestamp) -> Expansion {
+    super::expand(object, observed, &Memory::default(), now)
+}
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -54,6 +61,10 @@ fn obey(observed: &mut Vec<Observed>, expansion: &Expansion, now: Timestamp) {
             created: now,
             finished: None,
             restarts: 0,
+            index: wanted.owner.index,
+            exits: Vec::new(),
+            conditions: Vec::new(),
+            images: BTreeSet::new(),
         };
         match observed.iter_mut().find(|o| o.ordinal == wanted.owner.ordinal) {
             Some(o) if matches!(change(&o.pod, &wanted.pod), PodChange::Nothing | PodChange::InPlace) => {
@@ -183,6 +194,22 @@ fn a_job_runs_until_it_has_its_completions() {
 }
 
 #[test]
+fn a_jobs_pods_are_wanted_whichever_of_them_is_seen_first() {
+    let ordinals = |e: &Expansion| e.pods.iter().map(|w| w.owner.ordinal).collect::<BTreeSet<_>>();
+    for more in [json!({}), json!({"completionMode": "Indexed"})] {
+        let mut spec = json!({"completions": 2, "parallelism": 2});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let job = job(spec);
+        let mut pods = Vec::new();
+        step(&mut pods, &job, at(0));
+        let both = ordinals(&expand(&job, &pods, at(0)));
+        assert_eq!(both, BTreeSet::from([0, 1]));
+        assert_eq!(ordinals(&expand(&job, &pods[1..], at(0))), both);
+        assert_eq!(ordinals(&expand(&job, &pods[..1], at(0))), both);
+    }
+}
+
+#[test]
 fn a_job_that_fails_waits_longer_each_time_and_gives_up() {
     let job = job(json!({"backoffLimit": 2}));
     let mut pods = Vec::new();
@@ -273,4 +300,35 @@ proptest! {
         ready(&mut pods, at(now));
         prop_assert_eq!(images(&pods), vec![format!("x:{version}"); replicas as usize]);
     }
+}
+
+#[test]
+fn where_a_rollout_ends_is_known_before_it_begins() {
+    let names =
+        |settled: &Settled| settled.pods.iter().map(|w| w.pod.metadata.name.clone().unwrap()).collect::<Vec<_>>();
+    let images = |settled: &Settled| {
+        let of = |w: &Wanted| w.pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+        settled.pods.iter().map(of).collect::<BTreeSet<_>>()
+    };
+    let old = deployment(3, "x:1", json!({}));
+    let fresh = settled(&old, &[], &Memory::default(), at(0));
+    assert_eq!(names(&fresh), ["web-0", "web-1", "web-2"]);
+    let mut observed = Vec::new();
+    step(&mut observed, &old, at(0));
+    // In place, and beside the old ones.
+    let in_place =
+        settled(&deployment(2, "x:2", json!({"minReadySeconds": 600})), &observed, &Memory::default(), at(9));
+    assert_eq!(
+        (names(&in_place), images(&in_place)),
+        (vec!["web-0".into(), "web-1".into()], ["x:2".to_owned()].into())
+    );
+    let surge = json!({"strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}});
+    let beside = settled(&deployment(3, "x:2", surge), &observed, &Memory::default(), at(9));
+    assert_eq!((beside.pods.len(), images(&beside)), (3, ["x:2".to_owned()].into()));
+    let paused = settled(&deployment(3, "x:2", json!({"paused": true})), &observed, &Memory::default(), at(9));
+    assert_eq!(images(&paused), ["x:1".to_owned()].into());
+    assert_eq!(
+        settled(&job(json!({"completions": 5, "parallelism": 2})), &[], &Memory::default(), at(0)).pods.len(),
+        2
+    );
 }

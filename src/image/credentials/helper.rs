@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::{Credential, Secret};
+use crate::sys::host;
 
 /// How long a helper may take: some ask a service of a cloud.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,14 +68,18 @@ pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Credential>, 
 
 async fn run(name: &str, program: &Path, server: &str) -> Result<Option<Credential>, HelperError> {
     let run = |source| HelperError::Run { name: name.to_owned(), source };
-    let mut child = Command::new(program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(run)?;
+    let mut command = Command::new(program);
+    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    if std::env::var_os("PATH").is_none() {
+        command.env("PATH", host::PATH);
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let started = host::within(move || {
+        // It is the runtime that hears of its end.
+        let _runtime = runtime.enter();
+        command.spawn()
+    });
+    let mut child = started.and_then(|started| started).map_err(run)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let talk = async {
         if let Some(mut stdin) = stdin {

@@ -20,7 +20,7 @@ const MAX_LINKS: usize = 8;
 pub(super) enum TableError {
     #[error("it cannot be read ({0})")]
     Read(#[from] io::Error),
-    #[error("it is no tar (decompress it first if it is compressed)")]
+    #[error("it is no tar, nor one that gzip or zstd has compressed")]
     NotTar,
     #[error("its headers are not valid")]
     Header,

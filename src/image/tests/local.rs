@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::fixtures::{Pack, descriptor, layer, tar};
 use super::*;
-use crate::image::Retry;
+use crate::image::{Retry, pull};
 use crate::oci::media_type::OCI_MANIFEST;
 
 /// Writes files below a directory.
@@ -104,6 +104,26 @@ async fn archives_are_loaded_from_directories_and_tars() {
 }
 
 #[tokio::test]
+async fn an_archive_may_be_compressed_as_a_whole() {
+    for pack in [Pack::Gzip, Pack::Zstd] {
+        let (dir, node) = (tempfile::tempdir().unwrap(), Node::new());
+        let path = tar_of(dir.path(), &docker(&three(), r#"["game:1"]"#));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, fixtures::pack(&bytes, pack).bytes).unwrap();
+        let loaded = node.images.load(&path, None, None).await.unwrap();
+        assert_eq!(loaded[0].references[0].to_string(), "docker.io/library/game:1");
+        assert_eq!(loaded[0].pulled.layers.len(), 3);
+        assert_eq!(node.leftovers(), (0, 0));
+        // Cut off, it is refused, and nothing of it stays.
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let error = node.images.load(&path, None, None).await.unwrap_err();
+        assert!(chain(&error).contains("ends too early"), "{}", chain(&error));
+        assert_eq!(node.leftovers(), (0, 0));
+    }
+}
+
+#[tokio::test]
 async fn an_archive_never_leads_out_of_itself() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), "canary").unwrap();
@@ -143,4 +163,28 @@ async fn a_blob_that_is_not_its_digests_is_refused() {
     write(dir.path(), &files);
     let error = node.pull(&format!("oci:{}:1", dir.path().display())).await.unwrap_err();
     assert_eq!(error.reason(), crate::image::Reason::Digest, "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn a_name_that_comes_to_mean_another_image_while_the_old_one_is_taken_keeps_the_new_one() {
+    let (dir, node) = (tempfile::tempdir().unwrap(), Node::new());
+    let mut images = Vec::new();
+    for name in ["old", "new"] {
+        let at = dir.path().join(name);
+        let made = Made::of(vec![layer(&format!("d/{name}"), 3000, Pack::Plain)]);
+        write(&at, &layout(&made, "1.0"));
+        images.push(node.pull(&format!("oci:{}:1.0", at.display())).await.unwrap().image.id());
+    }
+    let mut wanted = request("game.example/game:1", PullPolicy::IfNotPresent);
+    wanted.holder.1 = "uid-2".to_owned();
+    let name = wanted.image.reference().unwrap();
+    node.store().set_tag(&name, &images[0], TagOrigin::Resolved).unwrap();
+    // It was found under the name; an archive with another of that name is loaded before it is taken.
+    node.store().set_tag(&name, &images[1], TagOrigin::Resolved).unwrap();
+    let taken = pull::take(&node.images.0, &wanted, &images[0], pull::Name::Found).await.unwrap();
+    assert!(taken.is_none());
+    assert_eq!(node.store().tag(&name).unwrap().image, images[1]);
+    assert!(!node.store().refs().iter().any(|r| r.owner == "uid-2"), "nothing is held for it");
+    // Looked for again, it is the new one.
+    assert_eq!(node.images.pull(wanted).await.unwrap().image.id(), images[1]);
 }

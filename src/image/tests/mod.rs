@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::client::Timing;
 use super::{DockerConfigSecret, Error, ImageName, Images, PullPolicy, PullRequest, Pulled, RegistryConfig};
+use crate::api::problem::chain;
 use crate::metrics;
 use crate::store::{Options, RefKind, Store, TagOrigin};
 
@@ -117,15 +118,4 @@ fn request(name: &str, policy: PullPolicy) -> PullRequest {
 fn secret(host: &str, user: &str, password: &str) -> DockerConfigSecret {
     let json = format!(r#"{{"auths":{{"{host}":{{"username":"{user}","password":"{password}"}}}}}}"#);
     DockerConfigSecret::from_config_json("default/regcred", json.as_bytes()).unwrap()
-}
-
-/// All messages of an error and its causes.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -146,3 +146,26 @@ async fn progress_tells_each_layer_from_plan_to_stored() {
     assert_eq!(stored.len(), 2);
     assert_eq!(pulled.reused_bytes, base.bytes.len() as u64);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_was_given_up_holds_nothing_once_it_has_settled() {
+    let registry = TestRegistry::start().await;
+    let base = layer("base", 2000, Pack::Gzip);
+    for i in 0..60 {
+        registry.publish(&format!("app/{i}"), "1", &over(&base, &format!("top{i}")));
+    }
+    let node = Arc::new(Node::new());
+    for i in 0..60_u64 {
+        let (other, name) = (Arc::clone(&node), registry.name(&format!("app/{i}:1")));
+        let pull = tokio::spawn(async move { other.pull(&name).await });
+        tokio::time::sleep(Duration::from_micros(i * 500)).await;
+        pull.abort();
+        // Ended, one way or the other.
+        let _ = pull.await;
+        node.images.settled().await;
+        node.store().release(RefKind::Pod, "uid-1").unwrap();
+        node.images.release_stale(|_| false).unwrap();
+        let refs = node.store().refs();
+        assert!(refs.is_empty(), "given up after {i} half milliseconds: {refs:?}");
+    }
+}

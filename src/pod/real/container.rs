@@ -1,22 +1,23 @@
 //! Start, Stop, Kill, Resize: one attempt of one container.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::look::{KEPT_LAYER, target};
+use super::look::{KEPT_LAYER, VOLUMES, target};
 use super::record::blocking;
-use super::{Real, binds, disk, spec};
+use super::{Real, binds, disk, envfile, fetch, message, spec};
 use crate::api::Reason;
+use crate::api::problem::chain;
 use crate::pod::backoff;
 use crate::pod::desired::Desired;
-use crate::pod::engine::{StepError, chain};
+use crate::pod::engine::StepError;
 use crate::pod::metrics::Phase;
-use crate::pod::plan::containers;
-use crate::pod::state::{Attempt, AttemptFailure, Image, Observed, Record, Retry, Stop};
+use crate::pod::plan::{self, Why};
+use crate::pod::state::{Attempt, AttemptFailure, Health, Image, Observed, Record, Retry, Stop};
 use crate::rootfs::{Layer, Writable};
 use crate::runtime::client;
 use crate::runtime::protocol::{Attach, FailureKind, Rootfs, StartRequest};
@@ -37,7 +38,7 @@ impl Real {
         seen: &mut Observed,
     ) -> Result<(), StepError> {
         let begin = Instant::now();
-        let Some(container) = containers(&record.pod).iter().find(|c| c.name == name) else { return Ok(()) };
+        let Some(container) = plan::find(&record.pod, name) else { return Ok(()) };
         let generations = record.containers.get(name).copied().unwrap_or_default();
         self.forget_before(name, number).await;
         let image = self.image(name, generations.spec, seen)?;
@@ -46,15 +47,20 @@ impl Real {
             seen.containers.entry(name.to_owned()).or_default().image = Image::Unknown;
             return Err(error);
         }
+        self.keep_shared_memory(record).await?;
         let attempt = Attempt {
             number,
             generations,
             level,
+            epoch: seen.epoch,
+            health: Health::default(),
             started: backoff::now(),
             started_at: jiff::Timestamp::now(),
+            image_name: container.image.clone().unwrap_or_default(),
             image: image.manifest.to_string(),
             layers: image.layers.iter().map(ToString::to_string).collect(),
             failure: None,
+            log: message::falls_back(container).then(|| self.logs(record, name)),
             pid: None,
             exit: None,
         };
@@ -64,8 +70,16 @@ impl Real {
             container,
             image: &image,
             node: &self.machine.node,
+            domain: self.machine.network.domain(),
+            addresses: self.machine.addresses(&record.pod, &record.uid),
+            services: self.machine.network.variables(&record.pod, &record.uid),
             capacity: self.machine.capacity,
+            policy: &self.machine.policy,
+            files: &self.env_files(record, container).await?,
         })?;
+        let stacks = self.stacks(record, container).await?;
+        let around = binds::Around { dir: &self.dir(&record.uid), claims: &self.machine.claims, stacks: &stacks };
+        let volumes = binds::of(&record.pod, container, &built.env, around)?;
         let spec_file = self.machine.spec_file(&record.uid, name, number);
         let spec_text =
             serde_json::to_vec(&built.container).map_err(|e| StepError::backoff("CreateContainerError", &e))?;
@@ -91,7 +105,7 @@ impl Real {
                 work: writable.work,
                 tier: self.machine.layers.tier(),
             },
-            volumes: binds::of(&record.pod, container, &self.dir(&record.uid)),
+            volumes: volumes.into_iter().chain(built.binds).chain(message::bind(container, &dir)).collect(),
             stdin: container.stdin == Some(true),
             stdin_once: container.stdin_once == Some(true),
             size: None,
@@ -112,14 +126,16 @@ impl Real {
                 self.machine.metrics.phase(Phase::Create, begin.elapsed());
                 Ok(())
             }
-            Err(client::Error::Refused(failure)) => {
+            // A shim that is ending (an earlier agent told it to) says nothing about the container.
+            Err(client::Error::Refused(failure)) if failure.kind != FailureKind::NotRunning => {
                 // The container itself is at fault, as far as anyone can tell: an ended attempt, restarted by policy.
                 let code = match failure.kind {
                     FailureKind::CommandNotFound => 127,
                     FailureKind::CommandNotExecutable => 126,
                     _ => 128,
                 };
-                let said = AttemptFailure { reason: "StartError".to_owned(), message: failure.message };
+                let reason = failure.reason.unwrap_or_else(|| "StartError".to_owned());
+                let said = AttemptFailure { reason, message: failure.message };
                 let ended = blocking(move || disk::write_end(&dir, &mut attempt, code, said).map(|()| attempt)).await?;
                 c.attempt = Some(ended);
                 Ok(())
@@ -129,6 +145,49 @@ impl Real {
                 Err(StepError::backoff("CreateContainerError", &error))
             }
         }
+    }
+
+    /// Has the shim keep the layers of the images that a container has as volumes; their names there, top layer first,
+    /// by volume.
+    async fn stacks(
+        &mut self,
+        record: &Record,
+        container: &Container,
+    ) -> Result<BTreeMap<String, Vec<String>>, StepError> {
+        let mut stacks = BTreeMap::new();
+        let volumes = record.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        for volume in volumes.filter(|v| v.image.is_some()) {
+            if !container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
+                continue;
+            }
+            let image = fetch::volume_image(&self.machine.store, &record.uid, &volume.name).ok_or_else(|| {
+                let message = format!("the image of volume {} is not in the store any more", volume.name);
+                StepError { retry: Retry::Backoff, reason: "ErrImageNotInStore", message }
+            })?;
+            self.keep_layers(&image).await?;
+            let names = image.layers.iter().rev().map(|key| format!("{KEPT_LAYER}{key}"));
+            stacks.insert(volume.name.clone(), names.collect());
+        }
+        Ok(stacks)
+    }
+
+    /// What a container's environment refers to in files of the pod's volumes.
+    async fn env_files(&self, record: &Record, container: &Container) -> Result<spec::EnvFiles, StepError> {
+        let from = container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()?.file_key_ref.as_ref());
+        let wanted: BTreeSet<(String, String)> = from.map(|key| (key.volume_name.clone(), key.path.clone())).collect();
+        if wanted.is_empty() {
+            return Ok(spec::EnvFiles::new());
+        }
+        let (mounts, volumes) = (self.mounts.clone(), self.dir(&record.uid).join(VOLUMES));
+        blocking(move || {
+            let read = |(volume, path): (String, String)| {
+                let root = mounts.get(&volume).map_or_else(|| volumes.join(&volume), |mount| mount.proc_path());
+                let text = envfile::read(&root, Path::new(&path));
+                ((volume, path), text.map_err(|e| e.to_string()))
+            };
+            Ok::<_, StepError>(wanted.into_iter().map(read).collect())
+        })
+        .await
     }
 
     /// The image that was fetched for a container, from the store.
@@ -181,6 +240,11 @@ impl Real {
         Ok(())
     }
 
+    /// Where a container's logs lie.
+    fn logs(&self, record: &Record, name: &str) -> std::path::PathBuf {
+        self.machine.log_dir.join(self.machine.log_name(&self.key, &record.uid)).join(name)
+    }
+
     async fn launch(&self, mut request: StartRequest) -> Result<u32, client::Error> {
         let Some(shim) = &self.shim else {
             return Err(client::Error::Lost { pod: self.key.to_string() });
@@ -206,20 +270,41 @@ impl Real {
         );
     }
 
-    pub(super) async fn stop(&self, record: &Record, name: &str, grace: Duration, seen: &mut Observed) {
-        let Some(c) = seen.containers.get_mut(name) else { return };
-        let Some(attempt) = &c.attempt else { return };
-        c.stop = Some(Stop { deadline: backoff::now() + grace, killed: None });
-        if grace.is_zero() {
-            // The plan's next round kills; asking first would only be for show.
-            return;
+    pub(super) async fn stop(
+        &mut self,
+        record: &Record,
+        name: &str,
+        (grace, why, turn): (Duration, Why, bool),
+        seen: &mut Observed,
+    ) {
+        let now = backoff::now();
+        if why == Why::End {
+            seen.ending.get_or_insert(now);
         }
+        let Some(c) = seen.containers.get_mut(name) else { return };
+        let Some(attempt) = c.attempt.clone() else { return };
+        self.unprobed(name);
+        let hook = self.pre_stop(record, (name, attempt.number), grace);
+        let asked = turn && !hook;
+        c.stopping(grace, now, (hook, asked));
+        // With no grace the plan's next round kills; asking first would only be for show.
+        if asked && !grace.is_zero() {
+            let signal = self.stop_signal(record, name, &attempt);
+            self.signal(name, attempt.number, signal, false).await;
+        }
+    }
+
+    /// Sends a container its signal, after its hook or when it is its turn.
+    pub(super) async fn ask(&self, record: &Record, name: &str, seen: &mut Observed) {
+        let Some(c) = seen.containers.get_mut(name) else { return };
+        c.asked(plan::LEAST_GRACE, backoff::now());
+        let Some(attempt) = &c.attempt else { return };
         let signal = self.stop_signal(record, name, attempt);
         self.signal(name, attempt.number, signal, false).await;
     }
 
     fn stop_signal(&self, record: &Record, name: &str, attempt: &Attempt) -> i32 {
-        let container = containers(&record.pod).iter().find(|c| c.name == name);
+        let container = plan::find(&record.pod, name);
         let asked = container.and_then(|c: &Container| c.lifecycle.as_ref()).and_then(|l| l.stop_signal.clone());
         let image = attempt.image.parse().ok().and_then(|digest| self.machine.store.image(&digest).ok().flatten());
         let of_image = image.and_then(|i| i.config.config().as_ref().and_then(|c| c.stop_signal().clone()));
@@ -231,7 +316,8 @@ impl Real {
         let Some(c) = seen.containers.get_mut(name) else { return };
         let Some(attempt) = &c.attempt else { return };
         let now = backoff::now();
-        c.stop = Some(Stop { deadline: c.stop.map_or(now, |s| s.deadline), killed: Some(now) });
+        let deadline = c.stop.map_or(now, |s| s.deadline);
+        c.stop = Some(Stop { deadline, killed: Some(now), hook: false, asked: true });
         self.signal(name, attempt.number, SIGKILL, true).await;
     }
 
@@ -245,9 +331,9 @@ impl Real {
     }
 
     pub(super) async fn resize(&self, record: &Record, name: &str, seen: &mut Observed) -> Result<(), StepError> {
-        let Some(container) = containers(&record.pod).iter().find(|c| c.name == name) else { return Ok(()) };
+        let Some(container) = plan::find(&record.pod, name) else { return Ok(()) };
         let Some(attempt) = seen.containers.get_mut(name).and_then(|c| c.attempt.as_mut()) else { return Ok(()) };
-        let limits = spec::limits(&record.pod, container)?;
+        let limits = spec::limits(&self.machine.policy, &record.pod, container)?;
         self.client()?
             .update(target(name, attempt.number), limits)
             .await
@@ -264,6 +350,7 @@ impl Real {
 fn make_attempt(dir: &Path, attempt: &Attempt) -> Result<Writable, disk::Error> {
     disk::remove_tree(dir)?;
     let writable = Writable::create(dir).map_err(disk::io_error("create", dir))?;
+    message::make(dir)?;
     disk::write_attempt(dir, attempt)?;
     Ok(writable)
 }

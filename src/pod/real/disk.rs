@@ -4,7 +4,7 @@
 //! pods/<uid>/pod.json                               the record, durable
 //!            etc/{hosts,hostname,resolv.conf}       shared by its containers
 //!            volumes/<name>/                        emptyDir volumes that are not in memory
-//!            containers/<name>/<attempt>/           attempt.json, exit, upper/, work/
+//!            containers/<name>/<attempt>/           attempt.json, exit, termination-log, upper/, work/
 //! ```
 
 use std::fs;
@@ -15,12 +15,14 @@ use crate::pod::backoff::{self, Tick};
 use crate::pod::engine::StepError;
 use crate::pod::state::{Attempt, AttemptFailure, Exit, RECORD_VERSION, Record};
 use crate::runtime::protocol;
-use crate::sys::atomic;
+use crate::sys::{atomic, removal};
 
 /// The record's file.
 const RECORD: &str = "pod.json";
 /// An attempt's own file; what it says is of use only while the machine is up, so it is not synced.
 const ATTEMPT: &str = "attempt.json";
+/// In a pod's directory under `/run`: the number of its sandbox.
+const EPOCH: &str = "epoch";
 /// State is nobody else's business.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
@@ -86,10 +88,7 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), Error> {
 
 /// Removes a directory and all that is in it; one that is not there is fine.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
-        _ => Ok(()),
-    }
+    removal::remove(path).map_err(|e| Error::Io { action: "remove", path: e.path, source: e.source })
 }
 
 /// The directory of one attempt.
@@ -102,6 +101,16 @@ pub(crate) fn write_attempt(dir: &Path, attempt: &Attempt) -> Result<(), Error> 
     let path = dir.join(ATTEMPT);
     let bytes = serde_json::to_vec(attempt).map_err(|source| Error::Form { path: path.clone(), source })?;
     Ok(atomic::write_volatile(&path, &bytes, FILE_MODE)?)
+}
+
+/// Writes the number of the sandbox whose live state is in `live`.
+pub(crate) fn write_epoch(live: &Path, epoch: u32) -> Result<(), Error> {
+    Ok(atomic::write_volatile(&live.join(EPOCH), epoch.to_string().as_bytes(), FILE_MODE)?)
+}
+
+/// Reads that number; nothing where an earlier agent wrote none.
+pub(crate) fn read_epoch(live: &Path) -> Option<u32> {
+    fs::read_to_string(live.join(EPOCH)).ok()?.trim().parse().ok()
 }
 
 /// Writes how an attempt ended when its shim could not.
@@ -118,30 +127,35 @@ pub(crate) fn write_end(dir: &Path, attempt: &mut Attempt, code: i32, failure: A
     let path = dir.join(protocol::EXIT_FILE);
     let bytes = serde_json::to_vec(&exit).map_err(|source| Error::Form { path: path.clone(), source })?;
     atomic::write(&path, &bytes, FILE_MODE)?;
-    attempt.exit = Some(ended(attempt, &exit));
+    attempt.exit = Some(ended(dir, attempt, &exit));
     Ok(())
 }
 
-/// An exit as the plan sees it.
-pub(crate) fn ended(attempt: &Attempt, exit: &protocol::Exit) -> Exit {
+/// An exit as the plan sees it, of the attempt whose directory is `dir`.
+pub(crate) fn ended(dir: &Path, attempt: &Attempt, exit: &protocol::Exit) -> Exit {
     let (reason, message) = match &attempt.failure {
         Some(f) => (f.reason.clone(), Some(f.message.clone())),
         None if exit.oom_killed => ("OOMKilled".to_owned(), None),
         None if exit.code == 0 => ("Completed".to_owned(), None),
         None => ("Error".to_owned(), None),
     };
+    let message = match (message, super::message::of(dir, attempt, exit)) {
+        (Some(message), Some(own)) => Some(format!("{message}: {own}")),
+        (message, own) => message.or(own),
+    };
     Exit {
         code: exit.code,
         signal: exit.signal,
         reason,
         message,
+        condemned: attempt.health.condemned.is_some(),
         finished: since(exit.finished_at),
         finished_at: exit.finished_at,
     }
 }
 
 /// The moment of a wall clock's time that is past; one that lies ahead (the clock was set back) counts as now.
-fn since(time: jiff::Timestamp) -> Tick {
+pub(crate) fn since(time: jiff::Timestamp) -> Tick {
     let ago = jiff::Timestamp::now().duration_since(time);
     backoff::now().saturating_sub(std::time::Duration::try_from(ago).unwrap_or_default())
 }
@@ -176,8 +190,21 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<String>, Error> {
 pub(crate) fn read_attempt(dir: &Path) -> Option<Attempt> {
     let mut attempt: Attempt = serde_json::from_slice(&fs::read(dir.join(ATTEMPT)).ok()?).ok()?;
     attempt.started = since(attempt.started_at);
-    attempt.exit = protocol::Exit::read(dir).map(|exit| ended(&attempt, &exit));
+    attempt.exit = protocol::Exit::read(dir).map(|exit| ended(dir, &attempt, &exit));
     Some(attempt)
+}
+
+/// Removes what a pod's containers have written: volumes and writable layers.
+pub(crate) fn remove_content(dir: &Path) -> Result<(), Error> {
+    remove_tree(&dir.join(super::look::VOLUMES))?;
+    for (name, numbers) in attempts(dir)? {
+        for number in numbers {
+            for part in ["upper", "work"] {
+                remove_tree(&attempt_dir(dir, &name, number).join(part))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes everything in a pod's directory but its record.

@@ -4,16 +4,22 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::look::KEPT_LAYER;
 use super::record::blocking;
 use super::{Machine, Real, disk, look};
 use crate::api::PodUid;
+use crate::api::problem::chain;
 use crate::image::{self, DockerConfigSecret, ImageName, PullPolicy, PullRequest};
-use crate::pod::desired::Desired;
-use crate::pod::engine::{Push, StepError, chain};
+use crate::pod::desired::{Config, Desired};
+use crate::pod::engine::{Push, StepError};
 use crate::pod::plan::{self, KEPT_ATTEMPTS};
 use crate::pod::state::{Image, Observed, Record, Retry};
 use crate::store::{RefKind, Store, TagOrigin};
+
+/// What the name of a volume has before it in a ref's owner, where others have the name of a container.
+pub(super) const VOLUME: &str = "volume_";
 
 fn owner(uid: &PodUid, container: &str, generation: u32) -> String {
     format!("{uid}.{container}.{generation}")
@@ -40,7 +46,18 @@ pub(super) fn forsaken(machine: &Machine, record: &Record) -> Vec<String> {
 }
 
 fn is_forsaken(part: &(String, u32), record: &Record, held: &[(String, u32)]) -> bool {
+    if part.0.starts_with(VOLUME) {
+        // Its pull ends with the pod at the latest.
+        return false;
+    }
     record.containers.get(&part.0).is_none_or(|g| g.spec != part.1) || held.contains(part)
+}
+
+/// The image that a volume of a pod was fetched as.
+pub(super) fn volume_image(store: &Store, uid: &PodUid, volume: &str) -> Option<crate::store::Image> {
+    let owner = owner(uid, &format!("{VOLUME}{volume}"), 0);
+    let held = store.refs().into_iter().find(|r| r.kind == RefKind::Pod && r.owner == owner)?;
+    held.held.manifests.iter().find_map(|digest| store.image(digest).ok().flatten())
 }
 
 /// The pod's uid in a ref's owner, for those who explain refs.
@@ -57,22 +74,20 @@ impl Real {
         (generation, attempt): (u32, u32),
         seen: &mut Observed,
     ) -> Result<(), StepError> {
-        let Some(spec) = plan::containers(&record.pod).iter().find(|c| c.name == container) else { return Ok(()) };
+        let Some(spec) = plan::find(&record.pod, container) else { return Ok(()) };
         let text = spec.image.clone().unwrap_or_default();
         let name: ImageName = text.parse().map_err(|e: image::NameError| StepError {
             retry: Retry::Never,
             reason: "InvalidImageName",
             message: chain(&e),
         })?;
-        let policy = match spec.image_pull_policy.as_deref() {
-            Some("Always") => PullPolicy::Always,
-            Some("Never") => PullPolicy::Never,
-            Some("IfNotPresent") => PullPolicy::IfNotPresent,
-            _ => PullPolicy::default_for(&name),
-        };
+        let policy = pull_policy(spec.image_pull_policy.as_deref(), &name);
         let holder = (RefKind::Pod, owner(&record.uid, container, generation));
-        let request =
-            PullRequest { policy, secrets: secrets(desired), ..PullRequest::new(name, holder, TagOrigin::Resolved) };
+        let request = PullRequest {
+            policy,
+            secrets: secrets(&desired.pod, &desired.config),
+            ..PullRequest::new(name, holder, TagOrigin::Resolved)
+        };
         let (images, told) = (self.machine.images.clone(), self.fetched.0.clone());
         let (container, digests) = (container.to_owned(), self.digests.clone());
         let failing = seen.containers.get(&container).is_some_and(|c| c.failure.is_some());
@@ -91,6 +106,52 @@ impl Real {
         Ok(())
     }
 
+    /// Fetches the image of a volume.
+    pub(super) fn fetch_volume(
+        &mut self,
+        record: &Record,
+        desired: &Desired,
+        volume: &str,
+        seen: &mut Observed,
+    ) -> Result<(), StepError> {
+        let volumes = record.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        let Some(source) = volumes.filter(|v| v.name == volume).find_map(|v| v.image.as_ref()) else { return Ok(()) };
+        let text = source.reference.clone().unwrap_or_default();
+        let name: ImageName = text.parse().map_err(|e: image::NameError| StepError {
+            retry: Retry::Never,
+            reason: "InvalidImageName",
+            message: format!("volume {volume}: {}", chain(&e)),
+        })?;
+        let policy = pull_policy(source.pull_policy.as_deref(), &name);
+        let owner = owner(&record.uid, &format!("{VOLUME}{volume}"), 0);
+        let request = PullRequest {
+            policy,
+            secrets: secrets(&desired.pod, &desired.config),
+            ..PullRequest::new(name, (RefKind::Pod, owner.clone()), TagOrigin::Resolved)
+        };
+        let (images, store, told) = (self.machine.images.clone(), self.machine.store.clone(), self.fetched.0.clone());
+        let failing = seen.failure.is_some();
+        let volume = volume.to_owned();
+        seen.volumes.insert(volume.clone(), Image::Fetching);
+        self.fetches.spawn(async move {
+            let result = match images.pull(request).await {
+                // What a tag meant before is of no use any more.
+                Ok(pulled) => {
+                    let digest = pulled.image.manifest;
+                    let hold = move || store.hold_only(RefKind::Pod, &owner, &[digest]).map_err(StoreError);
+                    blocking(hold).await
+                }
+                Err(error) => {
+                    let error = refused(&text, &error, failing);
+                    Err(StepError { message: format!("volume {volume}: {}", error.message), ..error })
+                }
+            };
+            // The engine is gone only if the agent ends.
+            let _ = told.send(Push::VolumeFetched { volume, result });
+        });
+        Ok(())
+    }
+
     /// Removes attempts that are too old, lets go of images of older generations, and has the shim close the layers
     /// that nothing uses any more, so that their space is free at once.
     pub(super) async fn tidy(
@@ -100,7 +161,7 @@ impl Real {
         seen: &mut Observed,
     ) -> Result<(), StepError> {
         let current = record.containers.get(container).map_or(0, |g| g.spec);
-        let gone = !plan::containers(&record.pod).iter().any(|c| c.name == container);
+        let gone = plan::find(&record.pod, container).is_none();
         let attempt = seen.containers.get(container).and_then(|c| c.attempt.clone());
         if let Some(newest) = &attempt {
             self.forget_before(container, newest.number + u32::from(newest.exit.is_some())).await;
@@ -130,15 +191,15 @@ impl Real {
             c.older = c.older.min(KEPT_ATTEMPTS);
             c.stale_refs = false;
         }
-        self.drop_unused_layers(seen).await;
-        self.machine.released.notify_one();
+        self.drop_unused_layers(record, seen).await;
         Ok(())
     }
 
     /// Has the shim close the layers that no current attempt is made of.
-    async fn drop_unused_layers(&mut self, seen: &Observed) {
+    async fn drop_unused_layers(&mut self, record: &Record, seen: &Observed) {
+        let of_volumes = self.volume_layers(record);
         let attempts = seen.containers.values().filter_map(|c| c.attempt.as_ref()).filter(|a| a.exit.is_none());
-        let used: BTreeSet<&String> = attempts.flat_map(|a| a.layers.iter()).collect();
+        let used: BTreeSet<&String> = attempts.flat_map(|a| a.layers.iter()).chain(&of_volumes).collect();
         let unused: Vec<String> = self.layers.keys().filter(|key| !used.contains(key)).cloned().collect();
         if unused.is_empty() {
             return;
@@ -152,6 +213,14 @@ impl Real {
         for key in unused {
             self.layers.remove(&key);
         }
+    }
+
+    /// The layers of the images of the pod's volumes.
+    fn volume_layers(&self, record: &Record) -> Vec<String> {
+        let volumes = record.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        let images = volumes.filter(|v| v.image.is_some());
+        let images = images.filter_map(|v| volume_image(&self.machine.store, &record.uid, &v.name));
+        images.flat_map(|image| image.layers.iter().map(ToString::to_string).collect::<Vec<_>>()).collect()
     }
 
     /// Has the shim forget attempts of a container before number `end`.
@@ -170,20 +239,18 @@ impl Real {
     pub(super) async fn release(&mut self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
         self.fetches.abort_all();
         while self.fetches.join_next().await.is_some() {}
+        // A write that was under way goes on without its pull, and may be of a ref.
+        self.machine.images.settled().await;
         let (store, uid) = (self.machine.store.clone(), record.uid.clone());
-        let released = blocking(move || {
-            let held = held(&store, &uid);
-            for (container, generation) in &held {
-                store.release(RefKind::Pod, &owner(&uid, container, *generation)).map_err(StoreError)?;
+        blocking(move || {
+            for (container, generation) in held(&store, &uid) {
+                store.release(RefKind::Pod, &owner(&uid, &container, generation)).map_err(StoreError)?;
             }
-            Ok::<_, StepError>(!held.is_empty())
+            Ok::<_, StepError>(())
         })
         .await?;
         super::locked(&self.digests).clear();
         seen.holds = false;
-        if released {
-            self.machine.released.notify_one();
-        }
         Ok(())
     }
 }
@@ -197,11 +264,22 @@ impl From<StoreError> for StepError {
     }
 }
 
-fn secrets(desired: &Desired) -> Vec<DockerConfigSecret> {
-    let named = desired.pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
+/// When the registry of a container's image is asked.
+pub fn pull_policy(policy: Option<&str>, name: &ImageName) -> PullPolicy {
+    match policy {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        Some("IfNotPresent") => PullPolicy::IfNotPresent,
+        _ => PullPolicy::default_for(name),
+    }
+}
+
+/// A pod's `imagePullSecrets`, as far as they are there and can be used.
+pub fn secrets(pod: &Pod, config: &Config) -> Vec<DockerConfigSecret> {
+    let named = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
     named
         .filter_map(|reference| {
-            let secret = desired.config.secrets.get(&reference.name)?;
+            let secret = config.secrets.get(&reference.name)?;
             let data = secret.data.as_ref()?;
             let parsed = match (data.get(".dockerconfigjson"), data.get(".dockercfg")) {
                 (Some(json), _) => DockerConfigSecret::from_config_json(&reference.name, &json.0),
@@ -215,10 +293,11 @@ fn secrets(desired: &Desired) -> Vec<DockerConfigSecret> {
 }
 
 fn refused(image: &str, error: &image::Error, again: bool) -> StepError {
-    let retry = match error.class() {
-        image::Retry::Never => Retry::Never,
+    let retry = match (error.class(), error.retry_after()) {
+        (image::Retry::Never, _) => Retry::Never,
+        (_, Some(least)) => Retry::NotBefore(least),
         // What has to change may change in the registry, of which nobody tells us.
-        image::Retry::Backoff | image::Retry::OnChange => Retry::Backoff,
+        (image::Retry::Backoff | image::Retry::OnChange, None) => Retry::Backoff,
     };
     let reason = if again { "ImagePullBackOff" } else { "ErrImagePull" };
     StepError { retry, reason, message: format!("cannot pull {image}: {}", chain(error)) }

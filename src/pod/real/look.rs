@@ -4,13 +4,15 @@ use super::record::blocking;
 use super::{Real, disk, fetch};
 use crate::oci::Digest;
 use crate::pod::engine::StepError;
-use crate::pod::state::{Observation, Observed, Record, Sandbox};
+use crate::pod::state::{Attempt, Observation, Observed, Record, Sandbox};
 use crate::runtime::client::Client;
 use crate::runtime::protocol::{ContainerStatus, PodStatus, Target};
 
 /// The names under which the shim keeps things.
 pub(super) const KEPT_LAYER: &str = "layer/";
 pub(super) const KEPT_VOLUME: &str = "volume/";
+/// Where a pod's volumes on disk lie, below its directory.
+pub(super) const VOLUMES: &str = "volumes";
 
 impl Real {
     pub(super) async fn full_look(&mut self) -> Result<Observed, StepError> {
@@ -23,10 +25,16 @@ impl Real {
         let Some(record) = record else { return Ok(Observed::default()) };
         let status = self.reach(&record).await;
         let (mut sandbox, status) = match status {
+            // Whoever made it may have been cut off before its volumes were there; making them again is harmless as
+            // long as nothing runs on them.
+            Some(status) if status.containers.is_empty() => (Sandbox::Begun, status),
             Some(status) => (Sandbox::Up, status),
             None if live.exists() => (Sandbox::Lost, PodStatus::default()),
             None => (Sandbox::Down, PodStatus::default()),
         };
+        if sandbox == Sandbox::Lost || !status.containers.is_empty() {
+            self.adopt_claims(&record);
+        }
         let mut seen = Observed { record: Some(record.clone()), ..Observed::default() };
         let listed = {
             let dir = dir.clone();
@@ -39,9 +47,9 @@ impl Real {
             for number in numbers {
                 let path = disk::attempt_dir(&dir, &name, number);
                 let attempt = disk::read_attempt(&path);
-                match attempt.map(|a| join(a, known(number))) {
+                match attempt.map(|a| join(&path, a, known(number))) {
                     Some(attempt) if attempt.exit.is_some() || known(number).is_some() => found.push(attempt),
-                    Some(attempt) if sandbox != Sandbox::Up => {
+                    Some(attempt) if matches!(sandbox, Sandbox::Down | Sandbox::Lost) => {
                         unended = true;
                         found.push(attempt);
                     }
@@ -58,10 +66,28 @@ impl Real {
             // The machine went down under them.
             sandbox = Sandbox::Lost;
         }
+        if sandbox == Sandbox::Up && status.containers.is_empty() {
+            // An agent that ended between the shim and its network left nothing that a container could run in.
+            let (machine, record) = (std::sync::Arc::clone(&self.machine), record.clone());
+            let attached = move || Ok::<_, StepError>(machine.network.is_attached(&record.pod, &record.uid));
+            if !blocking(attached).await? {
+                sandbox = Sandbox::Lost;
+            }
+        }
         seen.sandbox = sandbox;
-        seen.started = seen.containers.values().filter_map(|c| c.attempt.as_ref()).map(|a| a.started).min();
+        seen.bare = sandbox == Sandbox::Up && self.lacks_volumes(&record);
+        seen.started = Some(disk::since(record.created));
+        if sandbox == Sandbox::Down {
+            seen.down();
+        } else {
+            let last = seen.containers.values().filter_map(|c| c.attempt.as_ref()).map(|a| a.epoch).max();
+            seen.epoch = disk::read_epoch(&live).or(last).unwrap_or_default();
+        }
         for (container, generation) in fetch::held(&self.machine.store, &record.uid) {
             seen.holds = true;
+            if container.starts_with(fetch::VOLUME) {
+                continue;
+            }
             if record.containers.get(&container).is_none_or(|g| g.spec != generation) {
                 seen.containers.entry(container).or_default().stale_refs = true;
             }
@@ -70,6 +96,34 @@ impl Real {
             seen.containers.entry(container).or_default().stale_refs = true;
         }
         Ok(seen)
+    }
+
+    /// What runs in the pod may have its claims mounted, whoever started it.
+    fn adopt_claims(&self, record: &Record) {
+        let claims = &self.machine.claims;
+        for name in crate::api::claim::named(&record.pod) {
+            let key = crate::volume::claim::key(&self.key.namespace, name);
+            if !claims.has(&key, &record.uid) {
+                claims.adopt(&key, (&record.uid, &self.key.name));
+            }
+        }
+    }
+
+    /// Whether a volume that the pod's shim keeps, or that lies in its directory, is not there.
+    fn lacks_volumes(&self, record: &Record) -> bool {
+        let directory = self.dir(&record.uid).join(VOLUMES);
+        record.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|volume| {
+            if let Some(claim) = &volume.persistent_volume_claim {
+                let key = crate::volume::claim::key(&self.key.namespace, &claim.claim_name);
+                !self.machine.claims.has(&key, &record.uid)
+            } else if volume.image.is_some() {
+                fetch::volume_image(&self.machine.store, &record.uid, &volume.name).is_none()
+            } else if crate::volume::is_kept(volume) {
+                !self.mounts.contains_key(&volume.name)
+            } else {
+                volume.empty_dir.is_some() && !directory.join(&volume.name).exists()
+            }
+        })
     }
 
     /// Connects to the pod's shim if it is not connected, takes over what it keeps, and asks what it knows.
@@ -82,7 +136,7 @@ impl Real {
             match Client::connect(&live, record.uid.as_str(), &self.machine.boot).await {
                 Ok((client, events)) => self.connected(&record.uid, client, events),
                 Err(error) => {
-                    tracing::warn!(pod = %self.key, error = %crate::pod::engine::chain(&error), "the shim cannot be reached");
+                    tracing::warn!(pod = %self.key, error = %crate::api::problem::chain(&error), "the shim cannot be reached");
                     return None;
                 }
             }
@@ -97,7 +151,7 @@ impl Real {
                 Some(status)
             }
             Err(error) => {
-                tracing::warn!(pod = %self.key, error = %crate::pod::engine::chain(&error), "the shim does not say what it knows");
+                tracing::warn!(pod = %self.key, error = %crate::api::problem::chain(&error), "the shim does not say what it knows");
                 self.disconnected();
                 None
             }
@@ -119,11 +173,11 @@ impl Real {
         if missing.is_empty() {
             return Ok(());
         }
-        let fds = client.give(&missing).await.map_err(|e| crate::pod::engine::chain(&e))?;
+        let fds = client.give(&missing).await.map_err(|e| crate::api::problem::chain(&e))?;
         for (name, fd) in missing.iter().zip(fds) {
             if let Some(key) = name.strip_prefix(KEPT_LAYER) {
                 let parsed = key.parse().map_err(|_| format!("{key} is not a layer's key"))?;
-                let layer = self.machine.layers.adopt(&parsed, fd).map_err(|e| crate::pod::engine::chain(&e))?;
+                let layer = self.machine.layers.adopt(&parsed, fd).map_err(|e| crate::api::problem::chain(&e))?;
                 self.layers.insert(key.to_owned(), layer);
             } else if let Some(volume) = name.strip_prefix(KEPT_VOLUME) {
                 let mount = crate::sys::mount::Mount::from_fd(fd);
@@ -141,10 +195,10 @@ impl Real {
 }
 
 /// What the disk says of an attempt, and what the shim says of it.
-fn join(mut attempt: crate::pod::state::Attempt, status: Option<&ContainerStatus>) -> crate::pod::state::Attempt {
+fn join(dir: &std::path::Path, mut attempt: Attempt, status: Option<&ContainerStatus>) -> Attempt {
     if let Some(status) = status {
         if attempt.exit.is_none() {
-            attempt.exit = status.exit.as_ref().map(|exit| disk::ended(&attempt, exit));
+            attempt.exit = status.exit.as_ref().map(|exit| disk::ended(dir, &attempt, exit));
         }
         attempt.pid = attempt.exit.is_none().then_some(status.pid);
     }

@@ -5,18 +5,22 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Notify, broadcast};
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::broadcast;
 
-use super::locked;
+use super::{Policy, UserIds, locked};
 use crate::api::{Event, PodKey, PodUid};
 use crate::image::Images;
-use crate::network::HostFiles;
+use crate::network::{HostFiles, Network};
 use crate::pod::metrics::Metrics;
+use crate::pod::pressure::Pressures;
 use crate::rootfs::Layers;
 use crate::runtime::Client;
 use crate::runtime::protocol::{self, Attach};
 use crate::store::Store;
-use crate::sys::cgroup::Hierarchies;
+use crate::sys::cgroup::{Cgroup, Hierarchies};
+use crate::sys::sockets::Sockets;
+use crate::volume::claim::Claims;
 
 /// What all pods of a node share. Everything in it is fixed for the life of the agent, or has its own lock.
 #[derive(Debug)]
@@ -43,18 +47,28 @@ pub struct Machine {
     pub images: Images,
     /// Mounted layers.
     pub layers: Layers,
+    /// Addresses and ports of pods.
+    pub network: Arc<Network>,
     /// The host's `/etc/hosts` and `/etc/resolv.conf`.
     pub host: HostFiles,
     /// The machine's memory in bytes, and its cores in thousandths.
     pub capacity: (u64, u64),
+    /// Volumes that outlast pods.
+    pub claims: Claims,
     /// Metrics of pods.
     pub metrics: Metrics,
     /// How many tasks a pod may have.
     pub pod_pids_limit: u32,
-    /// Woken when a ref was released: there may be something to collect.
-    pub released: Notify,
+    /// Makes sockets in the network namespaces of pods.
+    pub sockets: Sockets,
+    /// What is allowed here, and where things lie that manifests name.
+    pub policy: Policy,
     /// Who hears of events.
     pub events: tokio::sync::mpsc::UnboundedSender<Event>,
+    /// Ids of pods in user namespaces.
+    pub users: UserIds,
+    /// What the node is short of.
+    pub pressures: Pressures,
     sandboxes: Mutex<HashMap<PodUid, Handle>>,
     attach: Mutex<HashMap<PodKey, PendingAttach>>,
 }
@@ -83,9 +97,15 @@ pub struct Parts {
     /// See [`Machine`].
     pub layers: Layers,
     /// See [`Machine`].
+    pub network: Arc<Network>,
+    /// See [`Machine`].
+    pub claims: Claims,
+    /// See [`Machine`].
     pub metrics: Metrics,
     /// See [`Machine`].
     pub pod_pids_limit: u32,
+    /// See [`Machine`].
+    pub policy: Policy,
     /// See [`Machine`].
     pub events: tokio::sync::mpsc::UnboundedSender<Event>,
 }
@@ -112,7 +132,10 @@ pub struct PendingAttach {
 
 impl Machine {
     /// Puts the parts together.
-    pub fn new(parts: Parts) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// If the thread that makes sockets cannot be started.
+    pub fn new(parts: Parts) -> std::io::Result<Arc<Self>> {
         let Parts {
             pods,
             live,
@@ -124,12 +147,16 @@ impl Machine {
             store,
             images,
             layers,
+            network,
+            claims,
             metrics,
             pod_pids_limit,
+            policy,
             events,
         } = parts;
         let cgroup = format!("/lamina-{}", store.instance());
-        Arc::new(Self {
+        let users = UserIds::new(store.instance());
+        Ok(Arc::new(Self {
             pods,
             live,
             log_dir,
@@ -141,15 +168,20 @@ impl Machine {
             store,
             images,
             layers,
+            network,
+            claims,
             host: HostFiles::read(),
             capacity: capacity(),
             metrics,
             pod_pids_limit,
-            released: Notify::new(),
+            sockets: Sockets::start()?,
+            policy,
             events,
+            users,
+            pressures: Pressures::default(),
             sandboxes: Mutex::default(),
             attach: Mutex::default(),
-        })
+        }))
     }
 
     /// The running sandbox of a pod.
@@ -185,6 +217,12 @@ impl Machine {
         locked(&self.attach).remove(key)
     }
 
+    /// The addresses of a pod, and those of the node, as text.
+    pub fn addresses(&self, pod: &Pod, uid: &PodUid) -> (Vec<String>, Vec<String>) {
+        let text = |all: &[std::net::IpAddr]| all.iter().map(ToString::to_string).collect();
+        (text(&self.network.addresses(pod, uid)), text(self.network.host_addresses()))
+    }
+
     /// The pod's directory in the state directory.
     pub fn dir(&self, uid: &PodUid) -> PathBuf {
         self.pods.join(uid.as_str())
@@ -203,6 +241,14 @@ impl Machine {
     /// The pod's cgroup.
     pub fn pod_cgroup(&self, uid: &PodUid) -> String {
         format!("{}/pod{uid}", self.cgroup)
+    }
+
+    /// Removes the parent of all cgroups where no pod is left; it comes back with the next. Blocks.
+    pub fn remove_unused_cgroup(&self) {
+        let left = Cgroup::open(&self.hierarchies, &self.cgroup).remove_unused();
+        if !left.is_empty() {
+            tracing::debug!(?left, "the cgroup of all pods is in use");
+        }
     }
 
     /// The name of the pod's log directory.

@@ -2,11 +2,14 @@
 //!
 //! | file | steps |
 //! |---|---|
-//! | `record` | Accept, Amend, Doom, Expire, Erase |
+//! | `admit` | what this node allows: part of Accept |
+//! | `record` | Accept, Amend, Doom, Expire, Evict, Renew, Again, Erase |
 //! | `look` | the full look |
 //! | `fetch` | Fetch, Tidy, Release: images and what is held of them |
 //! | `sandbox` | Prepare, Refresh, Teardown, Bury |
-//! | `container` | Start, Stop, Kill, Resize |
+//! | `container` | Start, Stop, Signal, Kill, Resize |
+//! | `message` | what a container leaves to say why it ended |
+//! | `health` | PostStart, Probe: tasks of containers |
 //!
 //! Nothing here decides anything; an engine's fields are caches of what the disk and the shim say.
 
@@ -28,19 +31,26 @@ use crate::runtime::client::{self, Client, Events};
 use crate::runtime::protocol;
 use crate::sys::mount::Mount;
 
+mod admit;
 mod binds;
 mod container;
 mod disk;
+mod envfile;
 mod fetch;
+mod health;
 mod look;
 mod machine;
+mod message;
 mod record;
 mod sandbox;
 mod spec;
+mod users;
 
+pub use admit::Policy;
 pub(crate) use disk::read_record;
-pub use fetch::uid_of_owner;
+pub use fetch::{pull_policy, secrets, uid_of_owner};
 pub use machine::{Handle, Machine, Parts, PendingAttach};
+pub use users::UserIds;
 
 /// Containers of a pod, by name.
 type PerContainer<T> = BTreeMap<String, T>;
@@ -79,6 +89,12 @@ pub struct Real {
     layers: BTreeMap<String, Arc<Layer>>,
     /// The volumes in memory, by name.
     mounts: PerContainer<Arc<Mount>>,
+    /// The pod's network namespace, once something wants to connect in it.
+    network: Option<Arc<std::os::fd::OwnedFd>>,
+    /// What runs for single containers: probes and hooks.
+    tasks: PerContainer<health::Tasks>,
+    /// When this engine began.
+    born: super::backoff::Tick,
     /// Attempts that the shim knows.
     known: BTreeSet<(String, u32)>,
     fetched: (mpsc::UnboundedSender<Push>, mpsc::UnboundedReceiver<Push>),
@@ -103,6 +119,9 @@ impl Real {
             digests: Arc::default(),
             layers: BTreeMap::new(),
             mounts: BTreeMap::new(),
+            network: None,
+            tasks: BTreeMap::new(),
+            born: super::backoff::now(),
             known: BTreeSet::new(),
             fetched: mpsc::unbounded_channel(),
             fetches: tokio::task::JoinSet::new(),
@@ -124,10 +143,21 @@ impl Real {
         }
     }
 
+    /// Whether a pod of which nothing runs yet may take from what the node is short of.
+    fn admit(&self, record: &Record, seen: &Observed) -> Result<(), StepError> {
+        let begun = seen.containers.values().any(|c| c.attempt.is_some());
+        match self.machine.pressures.refuses(&record.pod).filter(|_| !begun) {
+            Some(message) => {
+                Err(StepError { retry: super::state::Retry::Backoff, reason: "NodeUnderPressure", message })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Takes a connected shim as the pod's.
     fn connected(&mut self, uid: &PodUid, client: Client, events: Events) {
         // As many as one shim may tell before a slow listener loses some: exits of execs, mostly.
-        const TOLD: usize = 256;
+        const TOLD: usize = 64;
         let (told, _) = tokio::sync::broadcast::channel(TOLD);
         let handle = Handle { client, told };
         self.machine.set_sandbox(uid, Some(handle.clone()));
@@ -138,6 +168,8 @@ impl Real {
     fn disconnected(&mut self) {
         self.shim = None;
         self.known.clear();
+        self.tasks.clear();
+        self.network = None;
         self.layers.clear();
         self.mounts.clear();
         if let Some(uid) = &self.uid {
@@ -151,7 +183,7 @@ impl Real {
             protocol::Event::Exited { name, attempt, exit } => {
                 let dir = disk::attempt_dir(&self.dir(self.uid.as_ref()?), &name, attempt);
                 let known = disk::read_attempt(&dir)?;
-                let exit = disk::ended(&known, &exit);
+                let exit = disk::ended(&dir, &known, &exit);
                 Some(Push::Exited { container: name, attempt, exit })
             }
             protocol::Event::ExecExited { .. } => None,
@@ -195,20 +227,40 @@ impl Engine for Real {
                 Ok(())
             }
             Step::Expire => self.expire(record, seen).await,
+            Step::Evict(eviction) => {
+                self.evict(record, eviction, seen).await;
+                Ok(())
+            }
+            Step::Renew { .. } => self.renew(record, seen).await,
+            Step::Again => self.again(record, seen).await,
             Step::Bury => self.bury(record, seen).await,
             Step::Fetch { container, generation, attempt } => {
+                self.admit(record, seen)?;
                 self.fetch(record, wanted(desired)?, container, (*generation, *attempt), seen)
             }
-            Step::Prepare => self.prepare(record, wanted(desired)?, seen).await,
+            Step::FetchVolume { volume } => {
+                self.admit(record, seen)?;
+                self.fetch_volume(record, wanted(desired)?, volume, seen)
+            }
+            Step::Prepare => {
+                self.admit(record, seen)?;
+                self.prepare(record, wanted(desired)?, seen).await
+            }
             Step::Refresh => self.refresh(record, wanted(desired)?, seen).await,
             Step::Start { container, attempt, level } => {
                 self.start(record, wanted(desired)?, container, (*attempt, *level), seen).await
             }
             Step::Resize { container } => self.resize(record, container, seen).await,
-            Step::Stop { container, grace } => {
-                self.stop(record, container, *grace, seen).await;
+            Step::Stop { container, grace, why, turn } => {
+                self.stop(record, container, (*grace, *why, *turn), seen).await;
                 Ok(())
             }
+            Step::Signal { container } => {
+                self.ask(record, container, seen).await;
+                Ok(())
+            }
+            Step::PostStart { container } => self.post_start(record, container, seen),
+            Step::Probe { container } => self.probe(record, container, seen),
             Step::Kill { container } => {
                 self.kill(record, container, seen).await;
                 Ok(())
@@ -230,7 +282,10 @@ impl Engine for Real {
             };
             tokio::select! {
                 // Both are channel receivers: cancel-safe.
-                Some(push) = self.fetched.1.recv() => return push,
+                Some(push) = self.fetched.1.recv() => {
+                    self.note(&push);
+                    return push;
+                }
                 event = event => {
                     let Some(event) = event else {
                         self.disconnected();
@@ -241,6 +296,9 @@ impl Engine for Real {
                         let _ = shim.handle.told.send(event.clone());
                     }
                     if let Some(push) = self.told(event) {
+                        if let Push::Exited { container, .. } = &push {
+                            self.tasks.remove(container);
+                        }
                         return push;
                     }
                 }

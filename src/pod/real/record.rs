@@ -1,12 +1,12 @@
-//! Accept, Amend, Doom, Expire, Erase: the pod's record, from its first line to its removal.
+//! Accept, Amend, Doom, Expire, Evict, Renew, Again, Erase: the pod's record, from its first line to its removal.
 
 use std::time::Duration;
 
 use super::{Real, disk};
 use crate::api::PodUid;
-use crate::pod::desired::Desired;
+use crate::pod::desired::{Desired, Eviction};
 use crate::pod::engine::StepError;
-use crate::pod::plan::containers;
+use crate::pod::plan::everyone;
 use crate::pod::state::{Doom, Ended, Generations, Observed, RECORD_VERSION, Record};
 
 /// Runs blocking work of one pod.
@@ -28,20 +28,33 @@ impl Real {
     }
 
     pub(super) async fn accept(&mut self, desired: &Desired, seen: &mut Observed) -> Result<(), StepError> {
+        let ended = self.machine.policy.refuses(&desired.pod);
+        let mapped = desired.pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) && ended.is_none();
+        let users = if mapped {
+            let none = || StepError::on_change("FailedCreatePodSandBox", "no range of user ids is free on this node");
+            Some(self.machine.users.take().ok_or_else(none)?)
+        } else {
+            None
+        };
         let record = Record {
             version: RECORD_VERSION,
             uid: PodUid::random(),
             origin: desired.origin.clone(),
             pod: (*desired.pod).clone(),
             created: jiff::Timestamp::now(),
-            containers: containers(&desired.pod).iter().map(|c| (c.name.clone(), Generations::default())).collect(),
-            ended: None,
+            containers: everyone(&desired.pod).map(|(_, c)| (c.name.clone(), Generations::default())).collect(),
+            users,
+            renewed: 0,
+            ended,
             doomed: None,
         };
-        self.write(&record).await?;
+        if let Err(error) = self.write(&record).await {
+            users.inspect(|first| self.machine.users.release(*first));
+            return Err(error);
+        }
         self.uid = Some(record.uid.clone());
         super::locked(&self.digests).clear();
-        *seen = Observed { record: Some(record), ..Observed::default() };
+        *seen = Observed { record: Some(record), started: Some(crate::pod::backoff::now()), ..Observed::default() };
         Ok(())
     }
 
@@ -56,12 +69,6 @@ impl Real {
         let mut record = record.clone();
         record.amend(&desired.pod, &desired.origin, changed, resources);
         self.write(&record).await?;
-        for container in changed {
-            if let Some(c) = seen.containers.get_mut(container) {
-                // The image ref of the generation that was current is one of an older now.
-                c.stale_refs = true;
-            }
-        }
         seen.record = Some(record);
         Ok(())
     }
@@ -78,12 +85,39 @@ impl Real {
 
     pub(super) async fn expire(&self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
         let mut record = record.clone();
-        record.ended = Some(Ended {
-            reason: "DeadlineExceeded".to_owned(),
-            message: "the pod was active for longer than its activeDeadlineSeconds".to_owned(),
-        });
+        let message = "the pod was active for longer than its activeDeadlineSeconds";
+        record.ended = Some(Ended::new("DeadlineExceeded", message));
         self.write(&record).await?;
         seen.record = Some(record);
+        Ok(())
+    }
+
+    pub(super) async fn evict(&self, record: &Record, eviction: &Eviction, seen: &mut Observed) {
+        let mut record = record.clone();
+        record.ended = Some(Ended {
+            grace: Some(eviction.grace),
+            disruption: eviction.disruption,
+            ..Ended::new(Ended::EVICTED, eviction.message.clone())
+        });
+        if let Err(error) = self.write(&record).await {
+            // It may be the disk that is short.
+            tracing::warn!(pod = %self.key, error = %error.message, "cannot write down that the pod is evicted; it is anyway");
+        }
+        seen.record = Some(record);
+    }
+
+    pub(super) async fn renew(&self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
+        let mut record = record.clone();
+        record.renewed = seen.next_round();
+        self.write(&record).await?;
+        seen.record = Some(record);
+        Ok(())
+    }
+
+    pub(super) async fn again(&self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
+        let (live, epoch) = (self.machine.live_dir(&record.uid), record.renewed);
+        blocking(move || disk::write_epoch(&live, epoch)).await?;
+        seen.epoch = epoch;
         Ok(())
     }
 
@@ -99,6 +133,8 @@ impl Real {
             disk::remove_tree(&dir)
         })
         .await?;
+        record.users.inspect(|first| self.machine.users.release(*first));
+        self.let_go(record).await?;
         // What its failed pulls have fetched was kept for the next try, which will not come.
         let (images, uid) = (machine.images.clone(), record.uid.clone());
         let others = move |owner: &str| super::uid_of_owner(owner).is_some_and(|other| other != uid);
@@ -106,7 +142,6 @@ impl Real {
         if let Ok(Err(error)) = stale {
             tracing::warn!(pod = %self.key, error = &error as &dyn std::error::Error, "cannot let go of what pulls held");
         }
-        machine.released.notify_one();
         self.uid = None;
         super::locked(&self.digests).clear();
         *seen = Observed::default();

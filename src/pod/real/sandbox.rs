@@ -1,22 +1,30 @@
 //! Prepare, Refresh, Teardown, Bury: a pod's shim, its volumes and the files that its containers share.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::look::KEPT_VOLUME;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::binds::SHARED_MEMORY_NAME;
+use super::look::{KEPT_VOLUME, VOLUMES};
 use super::record::blocking;
-use super::{Real, disk};
+use super::{Machine, Real, admit, disk, spec};
+use crate::api::PodUid;
+use crate::api::env::NodeFacts;
+use crate::api::problem::chain;
 use crate::network;
-use crate::pod::desired::Desired;
-use crate::pod::engine::{StepError, chain};
+use crate::pod::desired::{Claim, Config, Desired};
+use crate::pod::engine::StepError;
 use crate::pod::metrics::Phase;
-use crate::pod::state::{AttemptFailure, Observed, Record, Sandbox};
+use crate::pod::state::{AttemptFailure, Observation, Observed, Record, Sandbox};
 use crate::runtime;
 use crate::runtime::client::Client;
-use crate::runtime::shim::{Config, Network};
+use crate::runtime::shim::{self, Network};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::mount::Mount;
+use crate::volume::claim::Declared;
 use crate::volume::{self, Context, Source};
 
 /// The files that all containers of a pod share lie below this directory of it.
@@ -32,32 +40,69 @@ impl Real {
         seen: &mut Observed,
     ) -> Result<(), StepError> {
         let begin = Instant::now();
-        if self.shim.is_none() {
+        let fresh = self.shim.is_none();
+        if fresh {
             let config = self.shim_config(record);
-            let live = config.run.clone();
-            blocking(move || disk::make_dir(&live)).await?;
+            let (live, epoch) = (config.run.clone(), seen.epoch);
+            blocking(move || {
+                disk::make_dir(&live)?;
+                disk::write_epoch(&live, epoch)
+            })
+            .await?;
             let (client, events) = Client::spawn(&self.machine.shim.0, &config)
                 .await
                 .map_err(|e| StepError::backoff("FailedCreatePodSandBox", &e))?;
             self.connected(&record.uid, client, events);
         }
-        self.volumes(record, desired).await?;
+        if let Err(error) = self.attach(record).await {
+            // A sandbox without its network is none.
+            if let Err(left) = self.teardown(record, seen).await {
+                tracing::warn!(pod = %self.key, error = %left.message, "what is left of a sandbox without its network");
+            }
+            return Err(error);
+        }
+        if let Err(error) = self.volumes(record, desired).await {
+            if !seen.containers.values().any(Observation::running) {
+                // It waits for the rest without keeping others from what it has.
+                self.let_go(record).await?;
+            }
+            return Err(error);
+        }
+        if !fresh {
+            // What an earlier try made may be of an older configuration.
+            self.refresh(record, desired, seen).await?;
+        }
         seen.sandbox = Sandbox::Up;
-        seen.config = Some(desired.config.stamp());
-        seen.started.get_or_insert_with(crate::pod::backoff::now);
+        seen.bare = false;
+        seen.config = Some(desired.stamp());
         self.machine.metrics.phase(Phase::Mount, begin.elapsed());
         Ok(())
     }
 
-    fn shim_config(&self, record: &Record) -> Config {
+    /// Gives the pod its addresses and ports of the host.
+    async fn attach(&self, record: &Record) -> Result<(), StepError> {
+        let own = network::Kind::of(&record.pod) == network::Kind::Own;
+        let namespace = self.client()?.hello().pid;
+        let (machine, pod, uid) = (Arc::clone(&self.machine), record.pod.clone(), record.uid.clone());
+        blocking(move || {
+            let failed = |e: &(dyn std::error::Error + 'static)| StepError::backoff("FailedCreatePodSandBox", e);
+            let open = || network::Namespace::open(format!("/proc/{namespace}/ns/net"));
+            let namespace = own.then(open).transpose().map_err(|e| failed(&e))?;
+            machine.network.attach(&pod, &uid, namespace.as_ref()).map_err(|e| failed(&e))
+        })
+        .await
+    }
+
+    fn shim_config(&self, record: &Record) -> shim::Config {
         let machine = &self.machine;
         let spec = record.pod.spec.as_ref();
         let network = match network::Kind::of(&record.pod) {
             network::Kind::Host => Network::Host,
-            network::Kind::Loopback => Network::Loopback,
+            network::Kind::Own => Network::Loopback,
         };
-        let hostname = (network != Network::Host).then(|| network::hostname(&record.pod, &machine.node));
-        Config {
+        let hostname =
+            (network != Network::Host).then(|| network::hostname(&record.pod, &machine.node, machine.network.domain()));
+        shim::Config {
             pod: record.uid.as_str().to_owned(),
             title: self.key.to_string(),
             boot: machine.boot.clone(),
@@ -69,6 +114,9 @@ impl Real {
             network,
             hostname,
             host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or_default(),
+            share_pid: spec.and_then(|s| s.share_process_namespace).unwrap_or_default(),
+            users: record.users,
+            sysctls: admit::sysctls(&record.pod),
             // A quantity that cannot be read fails the pod's containers, with its name; not its sandbox.
             limits: runtime::spec::pod_limits(&record.pod, machine.pod_pids_limit).unwrap_or_default(),
         }
@@ -80,10 +128,21 @@ impl Real {
         let (machine, record, config) = (Arc::clone(&self.machine), record.clone(), Arc::clone(&desired.config));
         let present: Vec<String> = self.mounts.keys().cloned().collect();
         let made = blocking(move || {
-            shared_files(&dir.join(SHARED_FILES), &network::files(&record.pod, &machine.node, &machine.host))?;
-            let directory = dir.join("volumes");
+            let addresses = machine.network.addresses(&record.pod, &record.uid);
+            let resolvers = machine.network.resolvers(&record.uid);
+            let around = network::Around {
+                node: &machine.node,
+                domain: machine.network.domain(),
+                addresses: &addresses,
+                resolvers: &resolvers,
+            };
+            shared_files(&dir.join(SHARED_FILES), &network::files(&record.pod, &around, &machine.host))?;
+            let directory = dir.join(VOLUMES);
             disk::make_dir(&directory)?;
-            let context = context(&record, &config, &directory);
+            let (pod, node) = (shown(&record), spec::facts(&machine.node, machine.capacity));
+            let declared = declared(&config);
+            let around = Around { machine: &machine, node: &node, config: &config, declared: &declared };
+            let context = around.context(&pod, &record.uid, &directory);
             let mut made = Vec::new();
             for volume in record.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
                 if present.contains(&volume.name) {
@@ -108,6 +167,21 @@ impl Real {
         Ok(())
     }
 
+    /// Has the shim keep the pod's `/dev/shm`; one that an earlier agent started may not have it.
+    pub(super) async fn keep_shared_memory(&mut self, record: &Record) -> Result<(), StepError> {
+        let host = record.pod.spec.as_ref().and_then(|s| s.host_ipc) == Some(true);
+        if host || self.mounts.contains_key(SHARED_MEMORY_NAME) {
+            return Ok(());
+        }
+        let failed = |e: &(dyn std::error::Error + 'static)| StepError::backoff("FailedCreatePodSandBox", e);
+        let mount = shared_memory().map_err(|e| failed(&e))?;
+        let copy = std::os::fd::AsFd::as_fd(&mount).try_clone_to_owned().map_err(|e| failed(&e))?;
+        let named = vec![(format!("{KEPT_VOLUME}{SHARED_MEMORY_NAME}"), copy)];
+        self.client()?.keep(named).await.map_err(|e| failed(&e))?;
+        self.mounts.insert(SHARED_MEMORY_NAME.to_owned(), Arc::new(mount));
+        Ok(())
+    }
+
     pub(super) async fn refresh(
         &mut self,
         record: &Record,
@@ -115,9 +189,13 @@ impl Real {
         seen: &mut Observed,
     ) -> Result<(), StepError> {
         let (mounts, config) = (self.mounts.clone(), Arc::clone(&desired.config));
-        let (record, directory) = (record.clone(), self.dir(&record.uid).join("volumes"));
+        let (record, directory) = (record.clone(), self.dir(&record.uid).join(VOLUMES));
+        let machine = Arc::clone(&self.machine);
         blocking(move || {
-            let context = context(&record, &config, &directory);
+            let (pod, node) = (shown(&record), spec::facts(&machine.node, machine.capacity));
+            let declared = BTreeMap::new();
+            let around = Around { machine: &machine, node: &node, config: &config, declared: &declared };
+            let context = around.context(&pod, &record.uid, &directory);
             for volume in record.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
                 let mount: Option<&Arc<Mount>> = mounts.get(&volume.name);
                 if let Some(mount) = mount.filter(|_| volume::follows_config(volume)) {
@@ -127,11 +205,16 @@ impl Real {
             Ok::<_, StepError>(())
         })
         .await?;
-        seen.config = Some(desired.config.stamp());
+        seen.config = Some(desired.stamp());
         Ok(())
     }
 
     pub(super) async fn teardown(&mut self, record: &Record, seen: &mut Observed) -> Result<(), StepError> {
+        if self.shim.is_some() {
+            // Plugins want to see the namespace, which goes with the shim.
+            let (machine, uid) = (Arc::clone(&self.machine), record.uid.clone());
+            blocking(move || machine.network.unplug(&uid).map_err(|e| StepError::backoff("Failed", &e))).await?;
+        }
         if let Some(shim) = &self.shim
             && let Err(error) = super::answered(&self.key, shim.handle.client.shutdown()).await
         {
@@ -139,8 +222,12 @@ impl Real {
         }
         self.disconnected();
         self.clear(record).await?;
-        seen.sandbox = Sandbox::Down;
-        seen.config = None;
+        if record.ended.as_ref().is_some_and(crate::pod::state::Ended::is_eviction) {
+            // The room is what it was evicted for; its logs and how it ended stay.
+            let dir = self.dir(&record.uid);
+            blocking(move || disk::remove_content(&dir)).await?;
+        }
+        seen.down();
         Ok(())
     }
 
@@ -148,13 +235,28 @@ impl Real {
     async fn clear(&self, record: &Record) -> Result<(), StepError> {
         let cgroup = Cgroup::open(&self.machine.hierarchies, &self.machine.pod_cgroup(&record.uid));
         let live = self.machine.live_dir(&record.uid);
+        let (machine, uid) = (Arc::clone(&self.machine), record.uid.clone());
         blocking(move || {
+            let failed = |e| StepError::backoff("Failed", &e);
             if cgroup.exists() {
-                let failed = |e| StepError::backoff("Failed", &e);
                 cgroup.kill().map_err(failed)?;
-                cgroup.remove_with_parents().map_err(failed)?;
             }
-            Ok::<_, StepError>(disk::remove_tree(&live)?)
+            // Also where the shim has removed it: the parent may have been in use just then.
+            cgroup.remove_with_parents().map_err(failed)?;
+            machine.network.detach(&uid).map_err(|e| StepError::backoff("Failed", &e))?;
+            disk::remove_tree(&live)?;
+            machine.claims.release(&uid);
+            Ok::<_, StepError>(())
+        })
+        .await
+    }
+
+    /// Lets go of the pod's claims.
+    pub(super) async fn let_go(&self, record: &Record) -> Result<(), StepError> {
+        let (machine, uid) = (Arc::clone(&self.machine), record.uid.clone());
+        blocking(move || {
+            machine.claims.release(&uid);
+            Ok::<_, StepError>(())
         })
         .await
     }
@@ -179,20 +281,61 @@ impl Real {
             }
             c.stop = None;
         }
-        seen.sandbox = Sandbox::Down;
-        seen.config = None;
+        seen.down();
         Ok(())
     }
 }
 
-fn context<'a>(record: &'a Record, config: &'a crate::pod::desired::Config, directory: &'a Path) -> Context<'a> {
-    let security = record.pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
-    let fs_group = security.and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
-    Context { directory, config_maps: &config.config_maps, secrets: &config.secrets, fs_group }
+/// The pod as it shows itself to its containers.
+fn shown(record: &Record) -> Pod {
+    let mut pod = record.pod.clone();
+    pod.metadata.uid = Some(record.uid.to_string());
+    pod
+}
+
+/// What is there for a pod's volumes beside the pod.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    machine: &'a Machine,
+    node: &'a NodeFacts,
+    config: &'a Config,
+    declared: &'a BTreeMap<String, Declared>,
+}
+
+impl<'a> Around<'a> {
+    fn context(self, pod: &'a Pod, uid: &'a PodUid, directory: &'a Path) -> Context<'a> {
+        let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+        Context {
+            directory,
+            config_maps: &self.config.config_maps,
+            secrets: &self.config.secrets,
+            claims: &self.machine.claims,
+            declared: self.declared,
+            pod,
+            uid,
+            node: self.node,
+            fs_group: security.and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok()),
+            group_on_mismatch: security.and_then(|s| s.fs_group_change_policy.as_deref()) == Some("OnRootMismatch"),
+        }
+    }
+}
+
+/// The claims that are declared for a pod, by name.
+fn declared(config: &Config) -> BTreeMap<String, Declared> {
+    let declared = |(name, claim): (&String, &Claim)| Some((name.clone(), claim.declared.clone()?));
+    config.claims.iter().filter_map(declared).collect()
+}
+
+/// Memory that a pod's containers share by name, as large as container runtimes make it.
+fn shared_memory() -> Result<Mount, crate::sys::mount::Error> {
+    use rustix::mount::MountAttrFlags as Flags;
+    const SIZE: u64 = 64 << 20;
+    let attributes = Flags::MOUNT_ATTR_NOSUID | Flags::MOUNT_ATTR_NODEV | Flags::MOUNT_ATTR_NOEXEC;
+    Mount::tmpfs(Some(SIZE), 0o1777, attributes)
 }
 
 fn refused(error: &volume::Error) -> StepError {
-    if error.awaits_config() {
+    if error.awaits_change() {
         StepError::on_change("FailedMount", chain(error))
     } else {
         StepError::backoff("FailedMount", error)

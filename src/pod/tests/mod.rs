@@ -1,5 +1,7 @@
 //! The plan in a simulated world.
 
+mod lifecycle;
+mod renew;
 mod world;
 
 use std::sync::Arc;
@@ -9,9 +11,10 @@ use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 
 use self::world::{World, live, settle};
-use super::desired::{Config, Desired, Wanted};
-use super::engine::Push;
-use super::state::{Observed, Origin, Source};
+use super::desired::{Config, Desired, Eviction, Wanted};
+use super::engine::{Push, StepError};
+use super::plan::{Step, plan};
+use super::state::{Observed, Origin, Retry, Source};
 
 fn pod(policy: &str, containers: &[(&str, &str)]) -> Pod {
     let containers: Vec<_> =
@@ -25,7 +28,10 @@ fn pod(policy: &str, containers: &[(&str, &str)]) -> Pod {
 
 fn want(pod: Pod) -> Wanted {
     let origin = Origin { source: Source::Directory, file: None, workload: None };
-    Wanted { desired: Some(Desired { pod: Arc::new(pod), origin, config: Arc::new(Config::default()) }), grace: None }
+    Wanted {
+        desired: Some(Desired { pod: Arc::new(pod), origin, config: Arc::new(Config::default()) }),
+        ..Wanted::default()
+    }
 }
 
 fn started(world: &World) -> Vec<(&str, u64)> {
@@ -92,6 +98,24 @@ fn restart_policies_are_kept() {
 }
 
 #[test]
+fn the_image_of_a_volume_is_here_before_the_sandbox_and_goes_with_the_pod() {
+    let (mut world, mut seen) = (World::default(), Observed::default());
+    let mut with_volume = pod("Always", &[("a", "x:1")]);
+    let volume = serde_json::json!([{"name": "data", "image": {"reference": "data:1"}}]);
+    with_volume.spec.as_mut().unwrap().volumes = serde_json::from_value(volume).unwrap();
+    let wanted = want(with_volume);
+    world.missing.insert("data".into());
+    live(&mut world, &wanted, &mut seen, HOUR);
+    assert!(!world.shim && world.refs.contains(&("a".to_owned(), 0)), "the container's image is fetched beside it");
+    assert_eq!(seen.failure.as_ref().map(|f| f.reason), Some("ErrImagePull"));
+    world.missing.clear();
+    live(&mut world, &wanted, &mut seen, HOUR);
+    assert!(world.running.contains_key(&("a".to_owned(), 0)) && seen.failure.is_none());
+    live(&mut world, &Wanted::default(), &mut seen, HOUR);
+    assert!(world.record.is_none() && world.volumes.is_empty());
+}
+
+#[test]
 fn only_the_changed_container_is_replaced_and_its_image_is_here_first() {
     let (mut world, mut seen) = (World::default(), Observed::default());
     live(&mut world, &want(pod("Always", &[("a", "x:1"), ("b", "x:1")])), &mut seen, HOUR);
@@ -101,11 +125,13 @@ fn only_the_changed_container_is_replaced_and_its_image_is_here_first() {
     seen.forgive(true);
     live(&mut world, &wanted, &mut seen, HOUR);
     assert_eq!(world.running, before, "nothing stops for an image that cannot be had");
+    assert_eq!(lifecycle::status(&seen, "a").image, "x:1", "what runs is shown, not what is wanted");
     world.missing.clear();
     live(&mut world, &wanted, &mut seen, HOUR);
     assert_eq!(world.stops, ["a"]);
     assert_eq!(world.running[&("b".to_owned(), 0)], before[&("b".to_owned(), 0)]);
     assert!(world.running.contains_key(&("a".to_owned(), 1)));
+    assert_eq!(lifecycle::status(&seen, "a").image, "x:2");
     assert_eq!(world.refs.len(), 2, "the old image is let go: {:?}", world.refs);
 }
 
@@ -121,12 +147,32 @@ fn a_container_that_ignores_its_stop_is_killed_when_its_grace_is_over() {
 }
 
 #[test]
+fn an_evicted_pod_ends_soon_and_stays_so_and_another_of_its_name_is_not_meant() {
+    let (mut world, mut seen) = (World::default(), Observed::default());
+    let mut wanted = want(pod("Always", &[("a", "x:1")]));
+    live(&mut world, &wanted, &mut seen, HOUR);
+    world.stubborn.insert("a".into());
+    let uid = world.record.clone().unwrap().uid;
+    let grace = Duration::from_secs(1);
+    wanted.evicted = Some(Eviction { uid, message: "full".into(), grace, disruption: true });
+    let begin = world.now;
+    live(&mut world, &wanted, &mut seen, HOUR);
+    assert_eq!(world.last_end.saturating_sub(begin), grace, "the pod's own grace period is longer");
+    assert!(!world.shim && world.refs.is_empty() && world.record.clone().unwrap().ended.unwrap().is_eviction());
+    assert_eq!(started(&world), [("a", 0)]);
+    // It goes, and is wanted again; the word still lies there.
+    live(&mut world, &Wanted::default(), &mut seen, HOUR);
+    live(&mut world, &wanted, &mut seen, HOUR);
+    assert_eq!(world.running.len(), 1);
+}
+
+#[test]
 fn a_shorter_grace_later_counts() {
     let (mut world, mut seen) = (World::default(), Observed::default());
     live(&mut world, &want(pod("Always", &[("a", "x:1")])), &mut seen, HOUR);
     world.stubborn.insert("a".into());
     live(&mut world, &Wanted::default(), &mut seen, Duration::from_secs(1));
-    let now = Wanted { desired: None, grace: Some(Duration::ZERO) };
+    let now = Wanted { grace: Some(Duration::ZERO), ..Wanted::default() };
     live(&mut world, &now, &mut seen, Duration::ZERO);
     assert!(world.record.is_none() && world.running.is_empty());
 }
@@ -159,6 +205,58 @@ fn a_lost_shim_is_buried_and_the_pod_is_back_by_policy() {
     }
 }
 
+#[test]
+fn a_sandbox_that_was_left_half_made_is_made_whole_before_anything_starts() {
+    let (mut world, mut seen) = (World::default(), Observed::default());
+    let wanted = want(pod("Always", &[("a", "x:1")]));
+    // Accept, Fetch, and the agent dies in the middle of Prepare.
+    assert!(!settle(&mut world, &wanted, &mut seen, &mut Some(2)));
+    assert!(world.shim && !world.prepared, "the test is about a shim without volumes");
+    let mut seen = world.look();
+    live(&mut world, &wanted, &mut seen, HOUR);
+    assert_eq!(started(&world), [("a", 0)]);
+}
+
+#[test]
+fn a_registry_that_asks_to_be_left_alone_is_left_alone_for_that_long() {
+    let (mut world, mut seen) = (World::default(), Observed::default());
+    let wanted = want(pod("Always", &[("a", "x:1")]));
+    world.missing.insert("a".into());
+    settle(&mut world, &wanted, &mut seen, &mut None);
+    for (least, wait) in [(300, 300), (1, 10)] {
+        let failure = seen.containers.get_mut("a").and_then(|c| c.failure.as_mut()).unwrap();
+        failure.retry = Retry::NotBefore(Duration::from_secs(least));
+        let plan = plan(&wanted, &seen, world.now);
+        assert_eq!((plan.steps, plan.wake), (Vec::new(), Some(world.now + Duration::from_secs(wait))));
+    }
+}
+
+#[test]
+fn what_a_fetch_for_an_older_version_holds_is_let_go() {
+    for result in [Ok(()), Err(StepError::on_change("ErrImagePull", "no such image"))] {
+        let (mut world, mut seen) = (World::default(), Observed::default());
+        live(&mut world, &want(pod("Always", &[("a", "x:1")])), &mut seen, HOUR);
+        live(&mut world, &want(pod("Always", &[("a", "x:2")])), &mut seen, HOUR);
+        let late = Push::Fetched { container: "a".into(), generation: 0, attempt: 1, result };
+        seen.push(late, world.now);
+        let plan = plan(&want(pod("Always", &[("a", "x:2")])), &seen, world.now);
+        assert_eq!(plan.steps, [Step::Tidy { container: "a".into() }]);
+    }
+}
+
+#[test]
+fn an_image_that_was_held_before_the_first_start_is_let_go_when_the_container_changes() {
+    let (mut world, mut seen) = (World::default(), Observed::default());
+    assert!(!settle(&mut world, &want(pod("Always", &[("a", "x:1")])), &mut seen, &mut Some(2)));
+    assert_eq!(world.refs.len(), 1);
+    // A new agent sees nothing of the container; then the image is another.
+    let (mut seen, wanted) = (world.look(), want(pod("Always", &[("a", "x:2")])));
+    let amend = plan(&wanted, &seen, world.now).steps;
+    world.apply(&amend[0], wanted.desired.as_ref(), &mut seen).unwrap();
+    seen.done(&amend[0]);
+    assert!(plan(&wanted, &seen, world.now).steps.contains(&Step::Tidy { container: "a".into() }));
+}
+
 /// What a person can tell of a world that has settled, whatever happened on the way. Generations may differ: a change
 /// and its opposite that meet in one pass are no change.
 #[derive(Debug, PartialEq)]
@@ -181,15 +279,15 @@ fn end(world: &World) -> End {
 #[derive(Debug, Clone)]
 enum Happening {
     Want(Option<(u8, u8, u8)>),
-    Ends(bool, u8),
+    Ends(u8, u8),
     Passes(u16),
     ShimDies,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        3 => prop::option::weighted(0.8, (0..2_u8, 0..3_u8, 0..3_u8)).prop_map(Happening::Want),
-        2 => (any::<bool>(), 0..2_u8).prop_map(|(a, code)| Happening::Ends(a, code)),
+        3 => prop::option::weighted(0.8, (0..3_u8, 0..3_u8, 0..3_u8)).prop_map(Happening::Want),
+        2 => (0..3_u8, 0..2_u8).prop_map(|(which, code)| Happening::Ends(which, code)),
         2 => (0..700_u16).prop_map(Happening::Passes),
         1 => Just(Happening::ShimDies),
     ]
@@ -197,14 +295,18 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn wanted(shape: Option<(u8, u8, u8)>) -> Wanted {
     let Some((policy, a, b)) = shape else { return Wanted::default() };
-    let policy = ["Always", "OnFailure"][usize::from(policy)];
     let (a, b) = (format!("x:{a}"), format!("x:{b}"));
-    want(pod(policy, &[("a", &a), ("b", &b)]))
+    let mut made = pod(["Always", "OnFailure", "Always"][usize::from(policy)], &[("a", &a), ("b", &b)]);
+    if policy == 2 {
+        // `setup` ends by itself in these worlds.
+        lifecycle::inits(&mut made, &[("setup", ""), ("proxy", "Always"), ("migrate", "")]);
+    }
+    want(made)
 }
 
 /// Plays the happenings; the agent dies before step `crash` and comes back with a fresh look; step `fails` fails once.
 fn play(happenings: &[Happening], mut crash: Option<usize>, fails: Option<usize>) -> World {
-    let (mut world, mut seen) = (World { fails, ..World::default() }, Observed::default());
+    let (mut world, mut seen) = (World { fails, ..World::brief(&["setup", "migrate"]) }, Observed::default());
     let mut current = Wanted::default();
     for h in happenings {
         match h {
@@ -212,8 +314,8 @@ fn play(happenings: &[Happening], mut crash: Option<usize>, fails: Option<usize>
                 current = wanted(*shape);
                 seen.forgive(true);
             }
-            Happening::Ends(a, code) => {
-                if let Some(push) = world.ends(if *a { "a" } else { "b" }, i32::from(*code)) {
+            Happening::Ends(which, code) => {
+                if let Some(push) = world.ends(["a", "b", "proxy"][usize::from(*which)], i32::from(*code)) {
                     seen.push(push, world.now);
                 }
             }

@@ -4,12 +4,12 @@
 //!  Client::spawn ──▶ `lamina shim` (leaves the agent's process tree) ──▶ ready ──┐
 //!  Client::connect ◀── an earlier agent's shim, after a restart ─────────────────┤
 //!                                                                                ▼
-//!        requests ──▶ one socket ──▶ reader task ──▶ replies to whoever asked, events to [`Events`]
+//!  requests ──▶ writer task ──▶ one socket ──▶ reader task ──▶ replies to whoever asked, events to [`Events`]
 //! ```
 //!
-//! A [`Client`] is cheap to clone; its reader task ends with the socket or with the last clone. [`Events`] ends when the
-//! shim is lost: nothing else closes it. Every method may be cancelled: the request may then still be carried out, and
-//! its answer is dropped.
+//! A [`Client`] is cheap to clone; its tasks end with the socket or with the last clone. [`Events`] ends when the shim is
+//! lost: nothing else closes it. Every method may be cancelled: a request of which nothing was sent is not sent then; any
+//! other may still be carried out, and its answer is dropped.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,9 +22,10 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::protocol::frame::{self, Received, Receiver, Sender};
-use super::protocol::{Event, Failure, FromShim, Hello, Reply, Request, ToShim, VERSIONS};
+use super::protocol::{Event, FromShim, Hello, Reply, Request, ToShim, VERSIONS};
 use super::shim::{Config, config};
 
 mod error;
@@ -39,7 +40,15 @@ pub use requests::Execed;
 /// How long a shim may take for its hello: one that is stopped must not hold up the agent.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Answer = Result<(Reply, Vec<OwnedFd>), Failure>;
+type Answer = Result<(Reply, Vec<OwnedFd>), Error>;
+
+/// What is to be sent.
+#[derive(Debug)]
+struct Asked {
+    id: u64,
+    request: Request,
+    fds: Vec<OwnedFd>,
+}
 
 /// What a shim tells; `None` from [`Events::next`] means that it is gone.
 #[derive(Debug)]
@@ -59,10 +68,10 @@ pub struct Client(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    sender: tokio::sync::Mutex<Sender>,
+    requests: mpsc::UnboundedSender<Asked>,
     next: AtomicU64,
     hello: Hello,
-    reader: tokio::task::JoinHandle<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 #[derive(Debug)]
@@ -118,12 +127,6 @@ impl Shared {
             .await
             .map_err(|source| frame::Error::Socket { action: "send", source })?;
         failed.map_or(Ok(()), Err)
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.reader.abort();
     }
 }
 
@@ -186,8 +189,12 @@ impl Client {
             return Err(Error::Foreign { socket, reason });
         }
         let (tell, events) = mpsc::unbounded_channel();
-        let reader = tokio::spawn(read(Arc::clone(&shared), receiver, tell, hello.pod.clone()));
-        let inner = Inner { shared, sender: tokio::sync::Mutex::new(sender), next: AtomicU64::new(1), hello, reader };
+        let (requests, asked) = mpsc::unbounded_channel();
+        let tasks = [
+            AbortOnDropHandle::new(tokio::spawn(read(Arc::clone(&shared), receiver, tell, hello.pod.clone()))),
+            AbortOnDropHandle::new(tokio::spawn(write(Arc::clone(&shared), sender, asked, hello.pod.clone()))),
+        ];
+        let inner = Inner { shared, requests, next: AtomicU64::new(1), hello, _tasks: tasks };
         Ok((Self(Arc::new(inner)), Events(events)))
     }
 
@@ -207,22 +214,9 @@ impl Client {
             Some(pending) => pending.insert(id, answer),
             None => return Err(self.lost()),
         };
-        let forget = Forget { shared: &self.0.shared, id };
-        {
-            let mut sender = self.0.sender.lock().await;
-            let sent = match sender.push(&ToShim::Request { id, request }, fds) {
-                Ok(()) => self.0.shared.flush(&mut sender).await,
-                Err(e) => Err(e),
-            };
-            match sent {
-                Ok(()) => {}
-                Err(frame::Error::Socket { .. }) => return Err(self.lost()),
-                Err(source) => return Err(Error::Talk { pod: self.0.hello.pod.clone(), source }),
-            }
-        }
-        let answer = answered.await.map_err(|_| self.lost())?;
-        drop(forget);
-        Ok(answer?)
+        let _forget = Forget { shared: &self.0.shared, id };
+        self.0.requests.send(Asked { id, request, fds }).map_err(|_| self.lost())?;
+        answered.await.map_err(|_| self.lost())?
     }
 
     fn lost(&self) -> Error {
@@ -248,6 +242,31 @@ impl Drop for Forget<'_> {
     }
 }
 
+/// Sends what is asked, whole: whoever asked may go in the middle of it, and the next request must not wait for that one's
+/// end, nor its descriptors for the next.
+async fn write(shared: Arc<Shared>, mut sender: Sender, mut asked: mpsc::UnboundedReceiver<Asked>, pod: String) {
+    while let Some(Asked { id, request, fds }) = asked.recv().await {
+        if !shared.pending().as_ref().is_some_and(|pending| pending.contains_key(&id)) {
+            continue;
+        }
+        let sent = match sender.push(&ToShim::Request { id, request }, fds) {
+            Ok(()) => shared.flush(&mut sender).await,
+            Err(e) => Err(e),
+        };
+        match sent {
+            Ok(()) => {}
+            // The reader sees it, too; whoever asks finds that the shim is lost.
+            Err(frame::Error::Socket { .. }) => break,
+            Err(source) => {
+                if let Some(asked) = shared.pending().as_mut().and_then(|pending| pending.remove(&id)) {
+                    let _ = asked.send(Err(Error::Talk { pod: pod.clone(), source }));
+                }
+            }
+        }
+    }
+    *shared.pending() = None;
+}
+
 /// Reads until the shim is gone, then fails whatever is still waiting. Ends also when it is aborted by the last client.
 async fn read(shared: Arc<Shared>, mut receiver: Receiver, events: mpsc::UnboundedSender<Event>, pod: String) {
     loop {
@@ -261,7 +280,7 @@ async fn read(shared: Arc<Shared>, mut receiver: Receiver, events: mpsc::Unbound
                 let asked = shared.pending().as_mut().and_then(|pending| pending.remove(&id));
                 if let Some(asked) = asked {
                     // Whoever asked may have gone.
-                    let _ = asked.send(result.map(|reply| (reply, fds)));
+                    let _ = asked.send(result.map(|reply| (reply, fds)).map_err(Error::from));
                 }
             }
             Ok((FromShim::Event(event), _)) => {
@@ -269,10 +288,72 @@ async fn read(shared: Arc<Shared>, mut receiver: Receiver, events: mpsc::Unbound
             }
             Ok((FromShim::Hello(_), _)) => {}
             Err(error) => {
-                tracing::warn!(pod, error = %crate::runtime::chain(&error), "lost a shim's connection");
+                tracing::warn!(pod, error = %crate::api::problem::chain(&error), "lost a shim's connection");
                 break;
             }
         }
     }
     *shared.pending() = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// Reads frames until one has come.
+    fn next(socket: &std::os::unix::net::UnixStream, receiver: &mut Receiver) -> frame::Frame {
+        loop {
+            if let Some(frame) = receiver.take().unwrap() {
+                return frame;
+            }
+            assert_eq!(receiver.receive(socket).unwrap(), Received::Some);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_request_that_is_given_up_is_sent_whole_or_not_at_all() {
+        let run = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(config::socket(run.path())).unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let shim = std::thread::spawn(move || {
+            let (socket, mut receiver) = (listener.accept().unwrap().0, Receiver::default());
+            let Ok(ToShim::Hello(hello)) = next(&socket, &mut receiver).message() else { panic!("no hello") };
+            let mut sender = Sender::default();
+            sender.push(&FromShim::Hello(hello), Vec::new()).unwrap();
+            sender.flush(&socket).unwrap();
+            // It is busy with something else.
+            wait.recv().unwrap();
+            let frame = next(&socket, &mut receiver);
+            let text = String::from_utf8(frame.body.clone()).unwrap();
+            assert!(text.contains("large"), "{}", text.len());
+            drop(frame);
+            (socket, receiver)
+        });
+        let (client, _events) = Client::connect(run.path(), "pod", "boot").await.unwrap();
+        let soon = Duration::from_millis(100);
+        // Larger than what a socket holds, so it is cut in the middle; the second waits behind it.
+        let names = vec!["large".repeat(300_000)];
+        let mut ends = Vec::new();
+        for names in [names, vec!["small".to_owned()]] {
+            let (read, write) = std::io::pipe().unwrap();
+            let asked = client.request(Request::Keep { names }, vec![write.into()]);
+            assert!(tokio::time::timeout(soon, asked).await.is_err());
+            ends.push(read);
+        }
+        go.send(()).unwrap();
+        let (socket, mut receiver) = shim.join().unwrap();
+        // Nobody holds the pipe of either any more, without anything else being asked.
+        for mut read in ends {
+            let closed = tokio::task::spawn_blocking(move || read.read(&mut [0]).unwrap());
+            assert_eq!(tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap().unwrap(), 0);
+        }
+        // And what comes next is the next request.
+        let asked = tokio::spawn(async move { client.request(Request::Status, Vec::new()).await });
+        let frame = tokio::task::spawn_blocking(move || next(&socket, &mut receiver)).await.unwrap();
+        assert!(matches!(frame.message(), Ok(ToShim::Request { request: Request::Status, .. })));
+        asked.abort();
+    }
 }

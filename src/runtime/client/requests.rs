@@ -125,7 +125,7 @@ impl Client {
     /// # Errors
     /// As [`Client::request`].
     pub async fn update(&self, target: Target, limits: Limits) -> Result<(), Error> {
-        self.done(Request::Update { target, limits }, Vec::new()).await
+        self.done(Request::Update { target, limits: Box::new(limits) }, Vec::new()).await
     }
 
     /// Kills what is left of an attempt and forgets it.
@@ -144,7 +144,7 @@ impl Client {
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.done(Request::Shutdown, Vec::new()).await?;
         // The shim closes the socket with its last breath. The reader cannot outlive that.
-        while !self.0.reader.is_finished() {
+        while self.0.shared.pending().is_some() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok(())

@@ -20,8 +20,8 @@ const MAX_COMPLAINT: u64 = 64 << 10;
 
 /// Runs `binary shim <title> <uid>` and returns when it listens.
 ///
-/// The process is a child of the caller until that ends; it is in a session, a cgroup and namespaces of its own, so
-/// nothing else ties it. The runtime reaps it if it ends first.
+/// The shim is in a session, a cgroup and namespaces of its own and, where it could be born in its cgroup, no child of the
+/// caller: nothing ties it. Until it listens it dies with the process that was started.
 pub(super) async fn shim(binary: &Path, config: &Config) -> Result<(), Error> {
     let failed = |source| Error::Spawn { pod: config.pod.clone(), source };
     let text = serde_json::to_vec(config).map_err(|e| failed(io::Error::from(e)))?;
@@ -75,7 +75,7 @@ pub(super) async fn shim(binary: &Path, config: &Config) -> Result<(), Error> {
 /// The binary through a read-only mount that nobody else sees: `/proc/<pid>/exe` of the shim, and of a container's
 /// process before it has executed its own program, can then never be opened for writing.
 fn sealed(binary: &Path) -> io::Result<Mount> {
-    let into = |e: crate::sys::mount::Error| io::Error::other(crate::runtime::chain(&e));
+    let into = |e: crate::sys::mount::Error| io::Error::other(crate::api::problem::chain(&e));
     let mount = Mount::clone_path(binary, false).map_err(into)?;
     mount.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(into)?;
     Ok(mount)

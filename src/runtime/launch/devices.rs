@@ -31,24 +31,40 @@ const DEPTH: u32 = 4;
 /// Fills `/dev`, which is a fresh tmpfs.
 pub(super) fn make(root: &OwnedFd, spec: &Spec, privileged: bool) -> Result<(), Error> {
     let dev = open_own(root, "dev", OFlags::PATH | OFlags::DIRECTORY).map_err(Error::at(Stage::Filesystem, "/dev"))?;
+    fill(&dev, spec, privileged, None)
+}
+
+/// Fills a fresh tmpfs that is to be a `/dev`; what is made belongs to `owner`.
+pub(super) fn fill(dev: &OwnedFd, spec: &Spec, privileged: bool, owner: Option<u32>) -> Result<(), Error> {
+    let give = |name: &str| match owner {
+        Some(id) => {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(id), rustix::fs::Gid::from_raw(id));
+            chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        }
+        None => Ok(()),
+    };
     for (name, major, minor) in ALWAYS {
-        mknodat(&dev, name, FileType::CharacterDevice, mode(0o666), makedev(major, minor))
+        mknodat(dev, name, FileType::CharacterDevice, mode(0o666), makedev(major, minor))
+            .and_then(|()| give(name))
             .map_err(Error::at(Stage::Filesystem, format!("/dev/{name}")))?;
     }
     for (name, target) in LINKS {
-        symlinkat(target, &dev, name).map_err(Error::at(Stage::Filesystem, format!("/dev/{name}")))?;
+        symlinkat(target, dev, name)
+            .and_then(|()| give(name))
+            .map_err(Error::at(Stage::Filesystem, format!("/dev/{name}")))?;
     }
     if privileged {
-        take_over(&dev, Path::new("/dev"), Path::new(""), DEPTH)
+        take_over(dev, Path::new("/dev"), Path::new(""), DEPTH)
             .map_err(Error::at(Stage::Filesystem, "/dev (the host's devices)"))?;
     }
     for device in spec.linux().iter().flat_map(|linux| linux.devices().iter().flatten()) {
-        one(root, device).map_err(Error::at(Stage::Filesystem, device.path().display()))?;
+        one(dev, device, owner).map_err(Error::at(Stage::Filesystem, device.path().display()))?;
     }
     Ok(())
 }
 
-fn one(root: &OwnedFd, device: &oci_spec::runtime::LinuxDevice) -> std::io::Result<()> {
+/// One of the spec's devices, below `/dev`.
+fn one(dev: &OwnedFd, device: &oci_spec::runtime::LinuxDevice, owner: Option<u32>) -> std::io::Result<()> {
     let kind = match device.typ() {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
@@ -57,16 +73,21 @@ fn one(root: &OwnedFd, device: &oci_spec::runtime::LinuxDevice) -> std::io::Resu
     };
     let number = |n: i64| u32::try_from(n).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput));
     let (major, minor) = (number(device.major())?, number(device.minor())?);
-    let name = device.path().file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let parent = inside::make_directories(root, device.path().parent().unwrap_or_else(|| Path::new("/")), 0o755)?;
+    let path = device.path().strip_prefix("/dev").map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let parent = inside::make_directories(dev, path.parent().unwrap_or_else(|| Path::new("")), 0o755)?;
     // One of those that are there always may be named again.
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
         Err(e) if e != rustix::io::Errno::NOENT => return Err(e.into()),
         _ => {}
     }
     mknodat(&parent, name, kind, mode(device.file_mode().unwrap_or(0o666) & 0o7777), makedev(major, minor))?;
-    if device.uid().is_some() || device.gid().is_some() {
-        let (uid, gid) = (device.uid().map(rustix::fs::Uid::from_raw), device.gid().map(rustix::fs::Gid::from_raw));
+    if device.uid().is_some() || device.gid().is_some() || owner.is_some() {
+        // Ids of the container, whose namespace may number them otherwise than the host.
+        let id =
+            |own: Option<u32>| own.or_else(|| owner.map(|_| 0)).map(|id| id.saturating_add(owner.unwrap_or_default()));
+        let uid = id(device.uid()).map(rustix::fs::Uid::from_raw);
+        let gid = id(device.gid()).map(rustix::fs::Gid::from_raw);
         chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())

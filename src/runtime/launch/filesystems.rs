@@ -1,7 +1,7 @@
 //! The kernel's own file systems in a container, in the order of the spec's mounts.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount as Entry, Spec};
 use rustix::fs::{Mode, OFlags};
@@ -36,15 +36,23 @@ const CONTROLLERS: [&str; 14] = [
 /// The size of the directory of v1 hierarchies, which holds nothing but directories.
 const SMALL: u64 = 64 * 1024;
 
-/// Mounts what the spec asks for.
-pub(super) fn mount_all(root: &OwnedFd, spec: &Spec, cgroup: &Cgroup) -> Result<(), Error> {
+/// Mounts what the spec asks for. What is among `made`, by its destination, was mounted by somebody else already and is
+/// only attached.
+pub(super) fn mount_all(
+    root: &OwnedFd,
+    spec: &Spec,
+    cgroup: &Cgroup,
+    mut made: Vec<(PathBuf, Mount)>,
+) -> Result<(), Error> {
     for entry in spec.mounts().iter().flatten() {
-        mount(root, entry, cgroup)?;
+        let found = made.iter().position(|(destination, _)| destination == entry.destination());
+        let mount = found.map(|at| made.swap_remove(at).1);
+        attach(root, entry, cgroup, mount)?;
     }
     Ok(())
 }
 
-fn mount(root: &OwnedFd, entry: &Entry, cgroup: &Cgroup) -> Result<(), Error> {
+fn attach(root: &OwnedFd, entry: &Entry, cgroup: &Cgroup, made: Option<Mount>) -> Result<(), Error> {
     let destination = entry.destination();
     let subject = &destination.display().to_string();
     let relative = destination.strip_prefix("/").unwrap_or(destination);
@@ -55,13 +63,25 @@ fn mount(root: &OwnedFd, entry: &Entry, cgroup: &Cgroup) -> Result<(), Error> {
         inside::make_directories(root, relative, 0o755)
     };
     let place = place.map_err(Error::at(Stage::Filesystem, subject))?;
+    let mount = match made {
+        Some(mount) => mount,
+        None if matches!(entry.typ().as_deref(), Some("cgroup" | "cgroup2")) => {
+            return cgroups(Some(&place), entry, cgroup).map(|_| ());
+        }
+        None => make(entry, &[])?,
+    };
+    mount.attach_to(&place).map_err(Error::mount(Stage::Filesystem, subject))
+}
+
+/// Mounts one file system of the spec, attached to nothing yet; `more` are further options of it.
+pub(super) fn make(entry: &Entry, more: &[String]) -> Result<Mount, Error> {
+    let subject = &entry.destination().display().to_string();
     let kind = match entry.typ().as_deref() {
         Some("proc") => "proc",
         Some("tmpfs") => "tmpfs",
         Some("devpts") => "devpts",
         Some("mqueue") => "mqueue",
         Some("sysfs") => "sysfs",
-        Some("cgroup" | "cgroup2") => return cgroups(&place, entry, cgroup),
         other => {
             let what = format!("{subject}: a file system of type {other:?}");
             return Err(Error::refuse(Stage::Filesystem, what, libc::EINVAL));
@@ -69,7 +89,7 @@ fn mount(root: &OwnedFd, entry: &Entry, cgroup: &Cgroup) -> Result<(), Error> {
     };
     let mut context = Context::open(kind).map_err(Error::mount(Stage::Filesystem, subject))?;
     let mut attributes = MountAttrFlags::empty();
-    for option in entry.options().iter().flatten() {
+    for option in entry.options().iter().flatten().chain(more) {
         if let Some(attribute) = attribute(option) {
             attributes |= attribute;
             continue;
@@ -85,8 +105,7 @@ fn mount(root: &OwnedFd, entry: &Entry, cgroup: &Cgroup) -> Result<(), Error> {
             }
         }
     }
-    let mount = context.mount(attributes).map_err(Error::mount(Stage::Filesystem, subject))?;
-    mount.attach_to(&place).map_err(Error::mount(Stage::Filesystem, subject))
+    context.mount(attributes).map_err(Error::mount(Stage::Filesystem, subject))
 }
 
 fn attribute(option: &str) -> Option<MountAttrFlags> {
@@ -101,16 +120,18 @@ fn attribute(option: &str) -> Option<MountAttrFlags> {
     })
 }
 
-/// `/sys/fs/cgroup` as the machine has it: the v2 tree, or a directory with one hierarchy of v1 each.
-fn cgroups(place: &OwnedFd, entry: &Entry, cgroup: &Cgroup) -> Result<(), Error> {
+/// `/sys/fs/cgroup` as the machine has it: the v2 tree, or a directory with one hierarchy of v1 each. Attached to `place`,
+/// where there is one; the kernel fills a directory that is attached nowhere from 6.15 on.
+pub(super) fn cgroups(place: Option<&OwnedFd>, entry: &Entry, cgroup: &Cgroup) -> Result<Mount, Error> {
     let fail = || Error::mount(Stage::Filesystem, entry.destination().display());
     let attributes = entry.options().iter().flatten().filter_map(|o| attribute(o)).collect::<MountAttrFlags>();
     if cgroup.hierarchies().is_unified() {
         let tree = Context::open("cgroup2").map_err(fail())?.mount(attributes).map_err(fail())?;
-        return tree.attach_to(place).map_err(fail());
+        place.map_or(Ok(()), |place| tree.attach_to(place)).map_err(fail())?;
+        return Ok(tree);
     }
     let top = Mount::tmpfs(Some(SMALL), 0o755, attributes - MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(fail())?;
-    top.attach_to(place).map_err(fail())?;
+    place.map_or(Ok(()), |place| top.attach_to(place)).map_err(fail())?;
     for (options, name) in cgroup.hierarchies().v1_mounts() {
         let mut context = Context::open("cgroup").map_err(fail())?;
         for option in options.split(',') {
@@ -127,7 +148,8 @@ fn cgroups(place: &OwnedFd, entry: &Entry, cgroup: &Cgroup) -> Result<(), Error>
             .map_err(Error::at(Stage::Filesystem, entry.destination().display()))?;
         context.mount(attributes).and_then(|tree| tree.attach_to(&directory)).map_err(fail())?;
     }
-    top.set_attributes(attributes).map_err(fail())
+    top.set_attributes(attributes).map_err(fail())?;
+    Ok(top)
 }
 
 /// Opens something below the container's own `/dev`, or whichever file system of the kernel it lies in.

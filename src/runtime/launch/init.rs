@@ -5,6 +5,7 @@ use std::path::Path;
 
 use oci_spec::runtime::LinuxNamespaceType;
 
+use super::mapped::Parts;
 use super::report::Reporter;
 use super::{Error, Launch, Stage, devices, filesystems, mask, program, root, terminal, volume};
 use crate::runtime::spec;
@@ -21,20 +22,44 @@ pub(super) fn run(launch: &Launch<'_>, report: &Reporter) -> Error {
 }
 
 fn prepare(launch: &Launch<'_>, report: &Reporter) -> Result<std::convert::Infallible, Error> {
+    enter(launch)?;
+    inside(launch, None, report)
+}
+
+/// Takes the process to the container's cgroup.
+pub(super) fn enter(launch: &Launch<'_>) -> Result<(), Error> {
     let oci = &launch.container.oci;
-    let Some(running) = oci.process() else {
-        return Err(Error::refuse(Stage::Exec, "nothing: the spec has no process", libc::EINVAL));
-    };
-    begin(running.oom_score_adj())?;
+    begin(oci.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj))?;
     launch.cgroup.join_v1().map_err(|e| Error::cgroup(&e))?;
     if spec::has_namespace(oci, LinuxNamespaceType::Cgroup) {
         namespace::unshare(&[Namespace::Cgroup]).map_err(Error::at(Stage::Namespace, "(cgroup)"))?;
     }
+    Ok(())
+}
 
-    let root = root::mount(&launch.root)?;
-    filesystems::mount_all(&root, oci, launch.cgroup)?;
-    devices::make(&root, oci, launch.container.privileged)?;
-    volume::bind_all(&root, launch.binds)?;
+/// Mounts everything and becomes the program. `parts`: what only the host's root could make, made by it.
+pub(super) fn inside(
+    launch: &Launch<'_>,
+    parts: Option<Parts>,
+    report: &Reporter,
+) -> Result<std::convert::Infallible, Error> {
+    let oci = &launch.container.oci;
+    let Some(running) = oci.process() else {
+        return Err(Error::refuse(Stage::Exec, "nothing: the spec has no process", libc::EINVAL));
+    };
+    let root = if let Some(parts) = parts {
+        let root = root::attach(parts.root)?;
+        filesystems::mount_all(&root, oci, launch.cgroup, parts.filesystems)?;
+        volume::attach_all(&root, launch.binds, parts.volumes)?;
+        root
+    } else {
+        let root = root::mount(&launch.root)?;
+        filesystems::mount_all(&root, oci, launch.cgroup, Vec::new())?;
+        devices::make(&root, oci, launch.container.privileged)?;
+        let volumes = volume::prepare_all(launch.binds, None)?;
+        volume::attach_all(&root, launch.binds, volumes)?;
+        root
+    };
     mask::apply(&root, oci)?;
     inside::make_directories(&root, running.cwd(), 0o755)
         .map_err(Error::at(Stage::Directory, running.cwd().display()))?;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::report::Reporter;
-use super::{Error, ExecLaunch, Stage, Stdio, init, program, terminal};
+use super::{Error, ExecLaunch, Stage, Stdio, init, mapped, program, terminal};
 use crate::sys::cgroup::{Cgroup, Hierarchies};
 use crate::sys::namespace::{self, Namespace};
 use crate::sys::process::{self, Clone, Forked};
@@ -68,6 +68,12 @@ fn prepare(launch: &ExecLaunch<'_>, report: &Reporter) -> Result<std::convert::I
     namespace::enter_process(launch.init, &kinds).map_err(Error::at(Stage::Namespace, ""))?;
     let root: OwnedFd = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(Error::at(Stage::Namespace, "(root)"))?;
+    if let Some(first) = launch.users {
+        let fail = || Error::at::<std::io::Error>(Stage::Namespace, "(user)");
+        mapped::give_streams(launch.stdio, &launch.process.user, &root, first)?;
+        namespace::enter_process(launch.init, &[Namespace::User]).map_err(fail())?;
+        namespace::become_its_root().map_err(fail())?;
+    }
     let stdio = terminal::open(&root, launch.stdio, report, false)?;
     program::execute(running, &launch.process.user, launch.process.seccomp.as_ref(), stdio, report)
 }

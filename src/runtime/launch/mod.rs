@@ -24,6 +24,7 @@ mod filesystems;
 mod filter;
 mod init;
 mod join;
+mod mapped;
 mod mask;
 mod program;
 mod report;
@@ -69,6 +70,8 @@ pub enum Source<'a> {
     /// A detached mount that was made for this bind alone: it is used itself. The kernel lets nobody clone one that was
     /// cloned in another mount namespace, as those of host paths are. It has no `sub_path`.
     Own(BorrowedFd<'a>),
+    /// As [`Source::Mount`]; with a user namespace, its owners are mapped already.
+    Mapped(BorrowedFd<'a>),
     /// A file or directory of the caller's mount namespace.
     Path(&'a Path),
 }
@@ -88,6 +91,8 @@ pub struct Bind<'a> {
     pub recursive: bool,
     /// Whether later mounts travel between host and container.
     pub propagation: Propagation,
+    /// What else is denied.
+    pub options: &'a [spec::MountOption],
 }
 
 /// What a new process has as descriptors 0, 1 and 2.
@@ -109,6 +114,15 @@ pub enum Stdio<'a> {
     },
 }
 
+/// A user namespace: its ids 0 to 65535 are those of the host from `first` on.
+#[derive(Debug, Clone, Copy)]
+pub struct Users<'a> {
+    /// By descriptor.
+    pub namespace: BorrowedFd<'a>,
+    /// The host's id of its root.
+    pub first: u32,
+}
+
 /// Everything that a start needs.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -122,6 +136,10 @@ pub struct Launch<'a> {
     pub cgroup: &'a Cgroup,
     /// Its descriptors.
     pub stdio: Stdio<'a>,
+    /// A process whose pid namespace it is to live in; `None`: as its spec says, one of its own or the caller's.
+    pub pid_of: Option<BorrowedFd<'a>>,
+    /// The user namespace that it is to live in; `None`: the caller's. Kernel 6.15 or later.
+    pub users: Option<Users<'a>>,
 }
 
 /// A further process in a running container.
@@ -135,6 +153,8 @@ pub struct ExecLaunch<'a> {
     pub cgroup: &'a Cgroup,
     /// Its descriptors.
     pub stdio: Stdio<'a>,
+    /// The host's id of root in the container's user namespace; `None`: it is in the caller's.
+    pub users: Option<u32>,
 }
 
 /// A process that runs the program it was started for.
@@ -148,6 +168,13 @@ pub struct Child {
     pub terminal: Option<OwnedFd>,
 }
 
+impl Launch<'_> {
+    /// Whether it is to be the first process of a pid namespace.
+    fn own_pid(&self) -> bool {
+        self.pid_of.is_none() && spec::has_namespace(&self.container.oci, oci_spec::runtime::LinuxNamespaceType::Pid)
+    }
+}
+
 /// Starts a container's first process; returns once its program was executed.
 ///
 /// # Errors
@@ -158,11 +185,19 @@ pub fn start(launch: &Launch<'_>) -> Result<Child, Error> {
     let (ours, theirs) = report::channel()?;
     let options = process::Clone {
         mount: true,
-        pid: spec::has_namespace(&launch.container.oci, oci_spec::runtime::LinuxNamespaceType::Pid),
+        pid: launch.users.is_none() && launch.own_pid(),
         cgroup: directory.as_ref().map(AsFd::as_fd),
+        ..process::Clone::default()
     };
-    match process::fork(options).map_err(|source| Error::Fork { source })? {
-        Forked::Child => theirs.run(|report| init::run(launch, report)),
+    let forked = match launch.pid_of.filter(|_| launch.users.is_none()) {
+        Some(process) => join::fork_inside(process, options),
+        None => process::fork(options).map_err(|source| Error::Fork { source }),
+    };
+    match forked? {
+        Forked::Child => theirs.run(|report| match launch.users {
+            Some(users) => mapped::run(launch, users, report),
+            None => init::run(launch, report),
+        }),
         Forked::Parent { pid, pidfd } => {
             drop(theirs);
             ours.wait(pid, pidfd)
@@ -178,7 +213,7 @@ pub fn exec(launch: &ExecLaunch<'_>) -> Result<Child, Error> {
     let directory = launch.cgroup.unified_directory().map_err(|e| Error::cgroup(&e))?;
     let (ours, theirs) = report::channel()?;
     let inside = |directory: &Option<OwnedFd>| {
-        let options = process::Clone { mount: false, pid: false, cgroup: directory.as_ref().map(AsFd::as_fd) };
+        let options = process::Clone { cgroup: directory.as_ref().map(AsFd::as_fd), ..process::Clone::default() };
         join::fork_inside(launch.init, options)
     };
     let forked = match inside(&directory) {

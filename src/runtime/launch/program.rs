@@ -57,6 +57,12 @@ pub(super) fn execute(
     let permitted = sets.permitted.both(all);
     capability::set(permitted, sets.effective.both(permitted)).map_err(fail())?;
 
+    if let Some(profile) = running.apparmor_profile().as_ref().filter(|p| !p.is_empty()) {
+        // From the next program on.
+        let fail =
+            Error::at::<io::Error>(Stage::Privileges, format!("(the AppArmor profile {profile:?}: is it loaded?)"));
+        std::fs::write("/proc/thread-self/attr/apparmor/exec", format!("exec {profile}")).map_err(fail)?;
+    }
     enter_directory(running)?;
     rustix::process::umask(Mode::from_raw_mode(running.user().umask().unwrap_or(UMASK) & 0o777));
     process::close_on_exec_from(3).map_err(Error::at(Stage::Stdio, ""))?;

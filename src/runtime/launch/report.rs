@@ -24,6 +24,7 @@ const LONGEST: usize = 4096;
 /// First bytes of packets.
 const TERMINAL: u8 = b't';
 const READY: u8 = b'r';
+const STAND_IN: u8 = b's';
 const FAILED: u8 = b'f';
 
 /// The parent's end.
@@ -64,6 +65,13 @@ impl Reporter {
         self.send(&[READY], None)
     }
 
+    /// Says that another child of the parent becomes the program, and that this one ends.
+    pub(super) fn stand_in(&self, pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+        let mut packet = vec![STAND_IN];
+        packet.extend(pid.to_le_bytes());
+        self.send(&packet, Some(pidfd))
+    }
+
     /// Hands over the master of the terminal.
     pub(super) fn terminal(&self, master: BorrowedFd<'_>) -> io::Result<()> {
         self.send(&[TERMINAL], Some(master))
@@ -90,18 +98,31 @@ impl AsFd for Reporter {
 impl Receiver {
     /// Waits until the child has executed its program or has given up; reaps it in the second case.
     pub(super) fn wait(self, pid: i32, pidfd: OwnedFd) -> Result<Child, Error> {
-        match self.listen() {
-            Ok(terminal) => Ok(Child { pid, pidfd, terminal }),
-            Err(error) => {
-                // It may have ended already. Nothing that the child could do keeps a SIGKILL from it.
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-                let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        let mut stand_in = None;
+        let heard = self.listen(&mut stand_in);
+        let reap = |pidfd: &OwnedFd| {
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        };
+        match (heard, stand_in) {
+            (Ok(terminal), None) => Ok(Child { pid, pidfd, terminal }),
+            (Ok(terminal), Some((other, other_fd))) => {
+                // Its work is done.
+                reap(&pidfd);
+                Ok(Child { pid: other, pidfd: other_fd, terminal })
+            }
+            (Err(error), stand_in) => {
+                let other = stand_in.map(|(_, fd)| fd);
+                for child in std::iter::once(pidfd).chain(other) {
+                    // It may have ended already. Nothing that the child could do keeps a SIGKILL from it.
+                    let _ = pidfd_send_signal(&child, Signal::KILL);
+                    reap(&child);
+                }
                 Err(error)
             }
         }
     }
 
-    fn listen(&self) -> Result<Option<OwnedFd>, Error> {
+    fn listen(&self, stand_in: &mut Option<(i32, OwnedFd)>) -> Result<Option<OwnedFd>, Error> {
         let deadline = Instant::now() + DEADLINE;
         let (mut terminal, mut ready) = (None, false);
         let mut packet = vec![0; LONGEST];
@@ -122,6 +143,9 @@ impl Receiver {
                 [] if ready => return Ok(terminal),
                 [TERMINAL] => terminal = fd,
                 [READY] => ready = true,
+                [STAND_IN, a, b, c, d] => {
+                    *stand_in = fd.map(|fd| (i32::from_le_bytes([*a, *b, *c, *d]), fd));
+                }
                 [FAILED, stage, a, b, c, d, subject @ ..] => {
                     return Err(Error::Step {
                         stage: Stage::ALL.get(usize::from(*stage)).copied().unwrap_or(Stage::Exec),

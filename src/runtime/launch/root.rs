@@ -11,23 +11,37 @@ use crate::sys::mount::{self, Mount};
 
 /// Mounts the overlay where only this process sees it, and gives its root.
 pub(super) fn mount(root: &Root<'_>) -> Result<OwnedFd, Error> {
-    // Unmounts of the host come through (nothing of it is pinned), nothing goes back.
-    mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .map_err(Error::at(Stage::Namespace, "(mount)"))?;
+    slave()?;
     match root.lower {
         Lower::Fds(layers) => {
             let overlay =
                 mount::overlay(layers, Some((root.upper, root.work))).map_err(Error::mount(Stage::Root, ""))?;
-            // On top of the old root: a place that is there always, and gone from sight once this is the root.
-            overlay.attach(Path::new("/")).map_err(Error::mount(Stage::Root, ""))?;
-            Ok(overlay.into_fd())
+            on_top(overlay)
         }
         Lower::Paths { layers, target } => {
-            mount::overlay_at(layers, root.upper, root.work, target).map_err(Error::mount(Stage::Root, ""))?;
+            mount::overlay_at(layers, Some((root.upper, root.work)), target).map_err(Error::mount(Stage::Root, ""))?;
             openat(CWD, target, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(Error::at(Stage::Root, ""))
         }
     }
+}
+
+/// Attaches a root that was mounted by somebody else where only this process sees it.
+pub(super) fn attach(root: Mount) -> Result<OwnedFd, Error> {
+    slave()?;
+    on_top(root)
+}
+
+/// Unmounts of the host come through (nothing of it is pinned), nothing goes back.
+fn slave() -> Result<(), Error> {
+    mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(Error::at(Stage::Namespace, "(mount)"))
+}
+
+/// On top of the old root: a place that is there always, and gone from sight once this is the root.
+fn on_top(root: Mount) -> Result<OwnedFd, Error> {
+    root.attach(Path::new("/")).map_err(Error::mount(Stage::Root, ""))?;
+    Ok(root.into_fd())
 }
 
 /// Makes the mounted root the process's only one; with `read_only` nothing of the image can be written from now on.

@@ -15,6 +15,7 @@
 
 mod directory;
 mod follow;
+mod last;
 mod read;
 mod record;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod writer;
 
 pub use directory::remove;
 pub use follow::Follow;
+pub use last::last;
 pub use read::{Query, read};
 pub use record::Line;
 pub use writer::{Rotation, Writer};

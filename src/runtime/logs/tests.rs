@@ -328,3 +328,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_end_of_a_log_is_found_from_its_end_whatever_came_before() {
+    let logs = Logs::new();
+    let end = |lines, bytes| String::from_utf8(last(&logs.container(), 0, lines, bytes).unwrap()).unwrap();
+    assert_eq!(end(80, 2048), "");
+    let mut writer = logs.rotated(20_000, 5);
+    for n in 0..1000 {
+        writer.write(Stream::Stdout, format!("line {n}\n").as_bytes(), now());
+    }
+    writer.write(Stream::Stderr, b"no newline", now());
+    writer.end(Stream::Stderr, now());
+    assert!(logs.container().join("0.log.1").exists());
+    assert_eq!(end(3, 2048), "line 998\nline 999\nno newline\n");
+    assert_eq!(end(80, 2048).lines().count(), 80);
+    assert_eq!(end(1000, 100).len(), 100);
+    assert_eq!(end(0, 100), "");
+    assert_eq!(end(2000, 1 << 20), logs.text(&Query::default()));
+    writer.write(Stream::Stdout, "x".repeat(3 * MAX_LINE + 5).as_bytes(), now());
+    writer.end(Stream::Stdout, now());
+    assert_eq!(end(80, 2048), format!("{}\n", "x".repeat(2047)));
+}

@@ -156,7 +156,7 @@ pub enum Request {
         /// Which container and attempt.
         target: Target,
         /// Those that change; `None` leaves what was set.
-        limits: Limits,
+        limits: Box<Limits>,
     },
     /// Kill what is left of an attempt, remove its cgroup, close its streams and forget it.
     Delete {

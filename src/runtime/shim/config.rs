@@ -35,6 +35,15 @@ pub struct Config {
     /// Share the host's System V IPC and message queues.
     #[serde(default)]
     pub host_ipc: bool,
+    /// One pid namespace for all containers (`shareProcessNamespace`).
+    #[serde(default)]
+    pub share_pid: bool,
+    /// The host's id of root in a user namespace of the pod's own (`hostUsers: false`).
+    #[serde(default)]
+    pub users: Option<u32>,
+    /// What is written below `/proc/sys` of the pod's namespaces: path and value.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// The limits of the pod's cgroup.
     #[serde(default)]
     pub limits: Limits,

@@ -82,7 +82,7 @@ impl Connection {
                 Ok(ToShim::Request { .. }) => return None,
                 Err(e) => {
                     let Ok(envelope) = frame.message::<Envelope>() else { return Self::over(&e) };
-                    let message = format!("the shim cannot read this request: {}", crate::runtime::chain(&e));
+                    let message = format!("the shim cannot read this request: {}", crate::api::problem::chain(&e));
                     let failure = Failure::new(FailureKind::Invalid, message);
                     incoming.push(Incoming::Unreadable { id: envelope.request.id, failure });
                 }
@@ -91,14 +91,14 @@ impl Connection {
     }
 
     fn over<T>(error: &Error) -> Option<T> {
-        super::note(&format!("a client was cut off: {}", crate::runtime::chain(error)));
+        super::note(&format!("a client was cut off: {}", crate::api::problem::chain(error)));
         None
     }
 
     /// Puts a message in line; one that does not read any more finds its socket closed.
     pub(super) fn send(&mut self, message: &FromShim, fds: Vec<OwnedFd>) {
         if let Err(e) = self.sender.push(message, fds) {
-            super::note(&format!("a client was cut off: {}", crate::runtime::chain(&e)));
+            super::note(&format!("a client was cut off: {}", crate::api::problem::chain(&e)));
             let _ = self.socket.shutdown(std::net::Shutdown::Both);
         }
     }

@@ -6,7 +6,7 @@ use rustix::process::{WaitOptions, WaitStatus, wait};
 use super::note;
 use super::output::CHUNK;
 use super::pod::Pod;
-use crate::runtime::chain;
+use crate::api::problem::chain;
 use crate::runtime::protocol::{EXIT_FILE, Event, Exit, Failure, Reply};
 use crate::sys::atomic;
 
@@ -26,6 +26,10 @@ impl Pod {
             {
                 let exit = exit(status, exec.started_at, false);
                 self.tell(&Event::ExecExited { id, exit });
+            } else if self.place.init.as_ref().is_some_and(|init| init.pid == pid) {
+                // The kernel ends everything in a pid namespace with its first process, and nothing can start there.
+                note("the first process of the pod's pid namespace has ended");
+                self.terminated = true;
             }
         }
     }

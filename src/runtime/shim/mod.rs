@@ -17,6 +17,7 @@ pub(super) mod config;
 mod connection;
 mod error;
 mod exits;
+mod init;
 mod input;
 mod output;
 mod pod;
@@ -24,6 +25,7 @@ mod reactor;
 mod requests;
 mod setup;
 mod start;
+mod users;
 mod volumes;
 
 pub use config::{Config, Network, SOCKET};
@@ -44,13 +46,18 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// If it cannot be set up (said on standard output too), or cannot go on.
 pub fn run() -> Result<(), Error> {
     match prepare() {
-        Ok(pod) => {
-            setup::say_ready()?;
+        Ok(mut pod) => {
+            pod.settled();
+            if let Err(e) = setup::say_ready() {
+                // Nobody waits for it any more.
+                pod.end();
+                return Err(e);
+            }
             pod.serve()
         }
         Err(e) => {
             // To the agent, which waits for this; if it has gone, nobody needs it.
-            let _ = std::io::stdout().write_all(super::chain(&e).as_bytes());
+            let _ = std::io::stdout().write_all(crate::api::problem::chain(&e).as_bytes());
             Err(e)
         }
     }

@@ -102,7 +102,7 @@ pub(super) struct Pod {
     /// Who asked for the end of all this.
     pub(super) ending: Vec<Asked>,
     /// Whether to end when the last container has.
-    terminated: bool,
+    pub(super) terminated: bool,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -296,8 +296,15 @@ impl Pod {
         }
     }
 
+    /// From here on nobody else's end is its own.
+    pub(super) fn settled(&mut self) {
+        if let Some(origin) = self.place.origin.take() {
+            origin.release();
+        }
+    }
+
     /// Gives everything back: containers, cgroups, socket. Descriptors and namespaces go with the process.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         let numbers: Vec<_> = self.containers.keys().copied().collect();
         let mut result = Ok(());
         for number in numbers {
@@ -306,10 +313,13 @@ impl Pod {
                 result = Err(failure);
             }
         }
+        if let Some(init) = &self.place.init {
+            init.end();
+        }
         // A group can only go once nobody is in it.
         if let Err(e) = Cgroup::open(&self.place.hierarchies, "/").join().and_then(|()| self.place.own_cgroup.remove())
         {
-            note(&crate::runtime::chain(&e));
+            note(&crate::api::problem::chain(&e));
         }
         let removed = self.place.pod_cgroup.remove_with_parents();
         let removed = removed.map_err(|e| super::requests::failed(&e));

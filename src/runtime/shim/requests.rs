@@ -8,7 +8,7 @@ use super::input::Input;
 use super::output::Outputs;
 use super::pod::{Answer, Asked, Pod};
 use super::reactor::Reactor;
-use crate::runtime::chain;
+use crate::api::problem::chain;
 use crate::runtime::logs::Stream;
 use crate::runtime::protocol::{Attach, Failure, FailureKind, PodStatus, Reply, Request, Target};
 use crate::sys::signal;

@@ -8,16 +8,24 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, openat};
+use rustix::process::Signal;
 
 use super::config::LOG;
+use super::init::Init;
+use super::users::Users;
 use super::{Config, Error, Network, READY};
 use crate::sys::cgroup::{Cgroup, Hierarchies, Limits};
+use crate::sys::host;
+use crate::sys::mount;
 use crate::sys::namespace::{self, Namespace};
-use crate::sys::{mount, process};
+use crate::sys::process::{self, Clone, Forked};
 
 /// The kernel should kill anything of the pod before the process that accounts for it. Best effort: lowering needs a
 /// capability.
 const OOM_SCORE: &[u8] = b"-998";
+
+/// A user namespace, and the host's id of its root.
+type Mapped = (OwnedFd, u32);
 
 /// Where a shim is once it is set up.
 #[derive(Debug)]
@@ -36,6 +44,12 @@ pub(super) struct Place {
     pub(super) pod_cgroup: Cgroup,
     /// Its own cgroup.
     pub(super) own_cgroup: Cgroup,
+    /// The pod's user namespace, where it has one, and the host's id of its root.
+    pub(super) users: Option<Mapped>,
+    /// The first process of the pid namespace that the containers share, where they share one.
+    pub(super) init: Option<Init>,
+    /// The process that was started, and waits until this one needs it no more.
+    pub(super) origin: Option<Origin>,
     /// What could not be had.
     pub(super) warnings: Vec<String>,
 }
@@ -56,16 +70,27 @@ pub(super) fn enter(config: &Config) -> Result<Place, Error> {
     warnings.extend(missing.into_iter().map(|w| w.0));
     let (own_cgroup, missing) = Cgroup::create(&hierarchies, &format!("{path}/shim"), &Limits::default())?;
     warnings.extend(missing.into_iter().map(|w| w.0));
-    let rest = own_cgroup.join().map_err(Error::from).and_then(|()| {
+    let rest = settle(&own_cgroup).and_then(|origin| {
         let host_mounts = mount_namespace("/proc/self/ns/mnt")?;
-        namespaces(config)?;
+        let (users, init) = namespaces(config)?;
         let own_mounts = mount_namespace("/proc/self/ns/mnt")?;
-        Ok((host_mounts, own_mounts, listen(config)?))
+        let listener = listen(config)?;
+        Ok((host_mounts, own_mounts, listener, users, init, origin))
     });
     match rest {
-        Ok((host_mounts, own_mounts, listener)) => {
-            Ok(Place { _lock: lock, listener, host_mounts, own_mounts, hierarchies, pod_cgroup, own_cgroup, warnings })
-        }
+        Ok((host_mounts, own_mounts, listener, users, init, origin)) => Ok(Place {
+            _lock: lock,
+            listener,
+            host_mounts,
+            own_mounts,
+            hierarchies,
+            pod_cgroup,
+            own_cgroup,
+            users,
+            init,
+            origin,
+            warnings,
+        }),
         Err(e) => {
             // Nothing may be left of a failed set-up; a group that holds a process has to be left by it first.
             let _ = Cgroup::open(&hierarchies, "/").join();
@@ -73,6 +98,57 @@ pub(super) fn enter(config: &Config) -> Result<Place, Error> {
             Err(e)
         }
     }
+}
+
+/// The process that the agent started, of which this one is a copy: what kills it kills the copy, too, until that has
+/// been released.
+#[derive(Debug)]
+pub(super) struct Origin(OwnedFd);
+
+impl Origin {
+    /// Lets it end.
+    pub(super) fn release(self) {
+        // Refused by no kernel; at worst its end is that of the pod, which the agent notices.
+        let _ = rustix::process::set_parent_process_death_signal(None);
+        drop(self.0);
+    }
+}
+
+/// Goes on inside the group. Moving a process into a v2 group waits for a lock over all processes of the machine, ten
+/// milliseconds or more; to be born in one does not.
+fn settle(group: &Cgroup) -> Result<Option<Origin>, Error> {
+    let Some(directory) = group.unified_directory()? else { return Ok(group.join_v1().map(|()| None)?) };
+    group.join_v1()?;
+    let failed = |source| Error::Kernel { action: "begin in the shim's cgroup", source };
+    let (end, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+    let origin = rustix::process::getpid();
+    match process::fork(Clone { cgroup: Some(directory.as_fd()), ..Clone::default() }) {
+        Ok(Forked::Child) => {
+            drop(end);
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| failed(e.into()))?;
+            if rustix::process::getppid() != Some(origin) {
+                // It was killed before that was set.
+                return Err(failed(std::io::ErrorKind::BrokenPipe.into()));
+            }
+            let _ = rustix::process::setsid();
+            reap_orphans()?;
+            Ok(Some(Origin(held)))
+        }
+        Ok(Forked::Parent { .. }) => {
+            drop(held);
+            // Nobody waits for what this process says; the streams are the copy's.
+            let _ = leave_streams();
+            let _ = rustix::io::retry_on_intr(|| rustix::io::read(&end, &mut [0]));
+            process::exit_now(0)
+        }
+        // Kernels before 5.7, and containers that forbid it.
+        Err(_) => Ok(group.join().map(|()| None)?),
+    }
+}
+
+fn reap_orphans() -> Result<(), Error> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(Error::kernel("become the reaper of orphans"))
 }
 
 /// Leaves the agent's session, directory and descriptors.
@@ -84,23 +160,17 @@ fn shed() -> Result<(), Error> {
     process::close_all_but(3, &[]).map_err(Error::kernel("close inherited descriptors"))?;
     // A name of its own in process lists, whatever the binary was called by.
     let _ = rustix::thread::set_name(c"lamina-shim");
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(Error::kernel("become the reaper of orphans"))
+    reap_orphans()
 }
 
 /// An agent may run in a container; mounts, logs and host paths are those of process 1.
 fn enter_host_mounts() -> Result<(), Error> {
-    let (first, own) = ("/proc/1/ns/mnt", "/proc/self/ns/mnt");
-    let same = match (std::fs::read_link(first), std::fs::read_link(own)) {
-        (Ok(first), Ok(own)) => first == own,
-        // Without a view of process 1 there is no other place to go.
-        _ => true,
-    };
-    if same {
-        return Ok(());
+    let failed = Error::path("enter the mount namespace", "/proc/1/ns/mnt");
+    match host::mounts() {
+        Ok(None) => Ok(()),
+        Ok(Some(host)) => namespace::enter(host.as_fd(), Namespace::Mount).map_err(failed),
+        Err(error) => Err(failed(error)),
     }
-    let host = mount_namespace(first)?;
-    namespace::enter(host.as_fd(), Namespace::Mount).map_err(Error::path("enter the mount namespace", first))
 }
 
 fn mount_namespace(path: &str) -> Result<OwnedFd, Error> {
@@ -118,20 +188,40 @@ fn lock(run: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Makes the pod's namespaces; its containers are born into them.
-fn namespaces(config: &Config) -> Result<(), Error> {
+fn namespaces(config: &Config) -> Result<(Option<Mapped>, Option<Init>), Error> {
     let wanted = [
         (Namespace::Net, config.network == Network::Loopback),
         (Namespace::Ipc, !config.host_ipc),
         (Namespace::Uts, config.hostname.is_some()),
     ];
     let kinds: Vec<_> = wanted.into_iter().filter_map(|(kind, wanted)| wanted.then_some(kind)).collect();
-    namespace::unshare(&kinds).map_err(Error::kernel("make the pod's namespaces"))?;
+    let (mut users, mut init) = (None, None);
+    if let Some(first) = config.users {
+        let made = Users::make(config, &kinds)?;
+        users = Some((made.namespace, first));
+        init = made.init;
+    } else {
+        namespace::unshare(&kinds).map_err(Error::kernel("make the pod's namespaces"))?;
+        write_sysctls(config)?;
+    }
     mount::private_namespace()?;
     if let Some(name) = &config.hostname {
         namespace::set_host_name(name).map_err(Error::kernel("set the pod's host name"))?;
     }
     if config.network == Network::Loopback {
         namespace::loopback_up().map_err(Error::kernel("bring the loopback interface up"))?;
+    }
+    if config.share_pid && init.is_none() {
+        init = Some(Init::start(false)?);
+    }
+    Ok((users, init))
+}
+
+/// Sets the pod's sysctls. Below `/proc/sys` everyone sees the settings of the namespaces that they are in.
+pub(super) fn write_sysctls(config: &Config) -> Result<(), Error> {
+    for (path, value) in &config.sysctls {
+        let path = Path::new("/proc/sys").join(path);
+        std::fs::write(&path, value).map_err(Error::path("set the pod's sysctl", path))?;
     }
     Ok(())
 }
@@ -154,6 +244,10 @@ fn listen(config: &Config) -> Result<UnixListener, Error> {
 /// Tells the agent, then lets go of the streams that it gave.
 pub(super) fn say_ready() -> Result<(), Error> {
     rustix::io::write(std::io::stdout(), READY.as_bytes()).map_err(Error::kernel("say that the shim is ready"))?;
+    leave_streams()
+}
+
+fn leave_streams() -> Result<(), Error> {
     let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(Error::path("open", "/dev/null"))?;
     process::place_at(null.as_fd(), 0).map_err(Error::kernel("leave standard input"))?;

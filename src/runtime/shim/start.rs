@@ -82,7 +82,7 @@ impl Pod {
             Err(failure) => {
                 // Whatever was in it has been killed and reaped by the launch.
                 if let Err(e) = cgroup.kill().and_then(|()| cgroup.remove()) {
-                    super::note(&crate::runtime::chain(&e));
+                    super::note(&crate::api::problem::chain(&e));
                 }
                 Err(failure)
             }
@@ -122,6 +122,7 @@ impl Pod {
                 read_only: bind.read_only,
                 recursive: bind.recursive,
                 propagation: bind.propagation,
+                options: &bind.options,
             })
             .collect();
 
@@ -152,7 +153,11 @@ impl Pod {
             None => launch::Stdio::Terminal { size: request.size.map(|(columns, rows)| (rows, columns)) },
         };
         let root = Root { lower, upper: &request.root.upper, work: &request.root.work };
-        let started = launch::start(&Launch { container: &request.container, root, binds: &binds, cgroup, stdio });
+        let pid_of = self.place.init.as_ref().map(|init| init.pidfd.as_fd());
+        let container = &request.container;
+        let users = self.place.users.as_ref();
+        let users = users.map(|(namespace, first)| launch::Users { namespace: namespace.as_fd(), first: *first });
+        let started = launch::start(&Launch { container, root, binds: &binds, cgroup, stdio, pid_of, users });
         let mut child = started.map_err(|e| refused(&e))?;
         drop(given);
         streams.started_at = Timestamp::now();
@@ -237,6 +242,7 @@ impl Pod {
             process: &request.process,
             cgroup: &container.cgroup,
             stdio,
+            users: self.place.users.as_ref().map(|(_, first)| *first),
         })
         .map_err(|e| refused(&e))?;
         let id = self.number();
@@ -265,7 +271,7 @@ fn pipes(stdin: bool) -> Result<(Ends, Given), rustix::io::Errno> {
 /// Forbids the devices that are not the container's.
 fn restrict(request: &StartRequest, cgroup: &Cgroup) -> Result<(), Failure> {
     let rules = spec::device_rules(&request.container.oci)
-        .map_err(|e| Failure::new(FailureKind::Invalid, crate::runtime::chain(&e)))?;
+        .map_err(|e| Failure::new(FailureKind::Invalid, crate::api::problem::chain(&e)))?;
     rules.map_or(Ok(()), |rules| cgroup.restrict_devices(&rules).map_err(|e| failed(&e)))
 }
 
@@ -285,5 +291,5 @@ fn refused(error: &launch::Error) -> Failure {
         126 => FailureKind::CommandNotExecutable,
         _ => FailureKind::Failed,
     };
-    Failure { kind, reason: Some(error.reason().to_owned()), message: crate::runtime::chain(error) }
+    Failure { kind, reason: Some(error.reason().to_owned()), message: crate::api::problem::chain(error) }
 }

@@ -14,7 +14,7 @@ use crate::runtime::launch::Source;
 use crate::runtime::protocol::{Failure, FailureKind};
 use crate::runtime::spec::{HostPathKind, VolumeBind, VolumeSource};
 use crate::sys::inside;
-use crate::sys::mount::{Mount, Tier};
+use crate::sys::mount::{self, Mount, Tier};
 use crate::sys::namespace::{self, Namespace};
 
 /// More than any pod needs: an image has at most some hundred layers, a pod some dozen volumes.
@@ -30,6 +30,8 @@ pub(super) struct Mounts {
     places: PathBuf,
     prepared: bool,
     next: u64,
+    /// Stacks of layers that are attached there, on such kernels, by the names of their layers.
+    stacks: BTreeMap<Vec<String>, PathBuf>,
 }
 
 #[derive(Debug)]
@@ -40,7 +42,7 @@ struct Kept {
 
 impl Mounts {
     pub(super) fn new(places: PathBuf) -> Self {
-        Self { kept: BTreeMap::new(), places, prepared: false, next: 0 }
+        Self { kept: BTreeMap::new(), places, prepared: false, next: 0, stacks: BTreeMap::new() }
     }
 
     pub(super) fn keep(&mut self, names: Vec<String>, fds: Vec<OwnedFd>) -> Result<(), Failure> {
@@ -102,6 +104,47 @@ impl Mounts {
         Ok(place)
     }
 
+    /// The layers `names` (top layer first) on another, to be read. With `users`, owners are those that this user
+    /// namespace has under the same numbers.
+    fn stack(&self, names: &[String], users: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Failure> {
+        let mut layers = Vec::new();
+        for name in names {
+            layers.push(Mount::clone_at(self.fd(name)?, Path::new(""), false).map_err(|e| failed(&e))?);
+        }
+        if layers.len() == 1 {
+            // Overlayfs stacks no less than two, and a layer by itself may have whiteouts.
+            layers.push(Mount::tmpfs(Some(PLACES), 0o755, MountAttrFlags::empty()).map_err(|e| failed(&e))?);
+        }
+        if let Some(users) = users {
+            layers.iter().try_for_each(|layer| layer.map_owners(users, false)).map_err(|e| failed(&e))?;
+        }
+        let layers: Vec<BorrowedFd<'_>> = layers.iter().map(|layer| layer.as_fd()).collect();
+        Ok(mount::overlay(&layers, None).map_err(|e| failed(&e))?.into_fd())
+    }
+
+    /// As [`Self::stack`], attached in the shim's mount namespace for as long as the shim lives.
+    fn stack_place(&mut self, names: &[String]) -> Result<PathBuf, Failure> {
+        if let Some(place) = self.stacks.get(names) {
+            return Ok(place.clone());
+        }
+        let mut layers = names.iter().map(|name| self.place(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut new = || {
+            let place = self.places.join(format!("stack-{}", self.next));
+            self.next += 1;
+            std::fs::create_dir(&place).map(|()| place).map_err(|e| failed(&e))
+        };
+        if layers.len() == 1 {
+            layers.push(new()?);
+        }
+        let place = new()?;
+        let made = mount::overlay_at(&layers, None, &place).map_err(|e| failed(&e));
+        // That may have gone to where the layers lie.
+        rustix::process::chdir("/").map_err(|e| failed(&std::io::Error::from(e)))?;
+        made?;
+        self.stacks.insert(names.to_vec(), place.clone());
+        Ok(place)
+    }
+
     /// An empty directory in the shim's mount namespace, to mount a root on.
     pub(super) fn root(&mut self) -> Result<PathBuf, Failure> {
         self.prepare()?;
@@ -124,6 +167,9 @@ impl Mounts {
 
     /// Lets go of everything.
     pub(super) fn end(&mut self) {
+        for place in std::mem::take(&mut self.stacks).into_values() {
+            let _ = mount::detach(&place);
+        }
         std::mem::take(&mut self.kept).into_values().for_each(Kept::leave);
         if self.prepared {
             let _ = crate::sys::mount::detach(&self.places);
@@ -147,6 +193,8 @@ impl Kept {
 pub(super) enum Opened {
     /// A mount.
     Mount(OwnedFd),
+    /// A mount whose owners are mapped already, where the pod has a user namespace.
+    Mapped(OwnedFd),
     /// A mount of the host's, made for one bind, its `sub_path` gone into already.
     Own(OwnedFd),
     /// A path of the shim's mount namespace.
@@ -157,6 +205,7 @@ impl Opened {
     pub(super) fn source(&self) -> Source<'_> {
         match self {
             Self::Mount(fd) => Source::Mount(fd.as_fd()),
+            Self::Mapped(fd) => Source::Mapped(fd.as_fd()),
             Self::Own(fd) => Source::Own(fd.as_fd()),
             Self::Path(path) => Source::Path(path),
         }
@@ -178,6 +227,11 @@ pub(super) fn open(mounts: &mut Mounts, place: &Place, bind: &VolumeBind, tier: 
             Ok(Opened::Mount(mounts.fd(name)?.try_clone_to_owned().map_err(|e| failed(&e))?))
         }
         VolumeSource::Dir { path } => Ok(Opened::Path(PathBuf::from(path))),
+        VolumeSource::Layers { names } if tier == Tier::Attached => mounts.stack_place(names).map(Opened::Path),
+        VolumeSource::Layers { names } => {
+            let users = place.users.as_ref().map(|(namespace, _)| namespace.as_fd());
+            mounts.stack(names, users).map(Opened::Mapped)
+        }
         VolumeSource::HostPath { path, kind } => {
             let opened = on_host(place, || host_path(Path::new(path), *kind, bind.sub_path.as_deref()))?;
             // Older kernels cannot clone a detached mount for a container; the shim's namespace, which hears of mounts
@@ -235,14 +289,10 @@ fn host_path(path: &Path, kind: HostPathKind, below: Option<&str>) -> Result<Own
     }
     let fd = match below.map(Path::new) {
         None => fd,
-        // Never through a link that leads out; a directory that is not there is made, as Kubernetes does.
-        Some(below) => match inside::open_beneath(&fd, below, OFlags::PATH) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => inside::make_directories(&fd, below, 0o755),
-            opened => opened,
-        }
-        .map_err(|e| refused(format!("subPath {}: {e}", below.display())))?,
+        Some(below) => inside::open_or_make_beneath(&fd, below)
+            .map_err(|e| refused(format!("subPath {}: {e}", below.display())))?,
     };
-    Ok(Mount::clone_at(&fd, Path::new(""), true).map_err(|e| refused(crate::runtime::chain(&e)))?.into_fd())
+    Ok(Mount::clone_at(&fd, Path::new(""), true).map_err(|e| refused(crate::api::problem::chain(&e)))?.into_fd())
 }
 
 /// Makes a directory and its parents, 0755 whatever the umask.

@@ -73,12 +73,12 @@ const MASKED: [&str; 11] = [
 /// Not to be written by a container.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Destination, type and options of the kernel's file systems in every container.
-const FILESYSTEMS: [(&str, &str, &[&str]); 7] = [
+/// Destination, type and options of the kernel's file systems in every container. `/dev/shm` is not among them: all
+/// containers of a pod have the same one.
+const FILESYSTEMS: [(&str, &str, &[&str]); 6] = [
     ("/proc", "proc", &["nosuid", "noexec", "nodev"]),
     ("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
     ("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-    ("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
     ("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
@@ -161,6 +161,7 @@ fn process(input: &SpecInput<'_>, capabilities: Capabilities) -> Result<Process,
     process.set_capabilities(Some(sets));
     process.set_rlimits(None);
     process.set_no_new_privileges(Some(context.and_then(|c| c.allow_privilege_escalation) == Some(false)));
+    process.set_apparmor_profile(app_armor(input));
     process.set_oom_score_adj(Some(oom_score_adj(input.pod, container, input.node_memory)?));
     Ok(process)
 }
@@ -241,6 +242,21 @@ fn seccomp(
     }
 }
 
+/// The AppArmor profile that the program runs under; `RuntimeDefault` is the one that containerd loads.
+fn app_armor(input: &SpecInput<'_>) -> Option<String> {
+    let own = input.container.security_context.as_ref();
+    let pods = input.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let profile = own
+        .and_then(|c| c.app_armor_profile.as_ref())
+        .or_else(|| pods.and_then(|c| c.app_armor_profile.as_ref()))
+        .filter(|_| own.and_then(|c| c.privileged) != Some(true))?;
+    match profile.type_.as_str() {
+        "Localhost" => profile.localhost_profile.clone(),
+        "RuntimeDefault" => Some("cri-containerd.apparmor.d".to_owned()),
+        _ => None,
+    }
+}
+
 fn user(
     input: &SpecInput<'_>,
     context: Option<&SecurityContext>,
@@ -261,7 +277,8 @@ fn user(
     }
 }
 
-/// What a container has of its own. Network, IPC and host name are the pod's: those of whoever starts it.
+/// What a container has of its own. Network, IPC and host name are the pod's: those of whoever starts it. So is the pid
+/// namespace where the pod's containers share one, whatever is said here.
 fn namespaces(host_pid: bool, privileged: bool) -> Vec<LinuxNamespace> {
     let mut kinds = vec![LinuxNamespaceType::Mount];
     if !host_pid {

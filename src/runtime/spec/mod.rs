@@ -15,7 +15,7 @@ mod seccomp;
 mod tests;
 
 pub use build::{SpecInput, build};
-pub use resources::{Qos, container_limits, pod_limits, qos};
+pub use resources::{Qos, container_limits, container_memory_request, memory_high, memory_request, pod_limits, qos};
 
 /// Where programs are looked for when neither image nor manifest says: what containerd sets.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -215,6 +215,11 @@ pub enum VolumeSource {
         /// Its absolute path on the host.
         path: String,
     },
+    /// Layers that the shim keeps, one on another, to be read only.
+    Layers {
+        /// The names they were kept under, top layer first.
+        names: Vec<String>,
+    },
     /// A path of the host that the manifest names; opened by the shim in the host's mount namespace.
     HostPath {
         /// The absolute path.
@@ -245,4 +250,19 @@ pub struct VolumeBind {
     /// Whether later mounts travel between host and container.
     #[serde(default)]
     pub propagation: Propagation,
+    /// What else is denied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<MountOption>,
+}
+
+/// `bindMountOptions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MountOption {
+    /// Nothing is executed from it.
+    NoExec,
+    /// Device nodes are dead.
+    NoDev,
+    /// Set-user-id and the like do nothing.
+    NoSuid,
 }

@@ -53,6 +53,23 @@ fn names(spec: &ContainerSpec) -> Vec<String> {
 }
 
 #[test]
+fn a_container_is_slowed_down_between_its_request_and_its_limit() {
+    let high = |resources: serde_json::Value| {
+        let container = serde_json::from_value(serde_json::json!({"name": "a", "resources": resources})).unwrap();
+        super::memory_high(&container, 900).unwrap()
+    };
+    assert_eq!(high(serde_json::json!({"requests": {"memory": "20Mi"}, "limits": {"memory": "40Mi"}})), 38 << 20);
+    assert_eq!(high(serde_json::json!({"requests": {"memory": "1"}, "limits": {"memory": "1Mi"}})), 942_080);
+    for none in [
+        serde_json::json!({"limits": {"memory": "40Mi"}}),
+        serde_json::json!({"requests": {"memory": "20Mi"}}),
+        serde_json::json!({}),
+    ] {
+        assert_eq!(high(none), u64::MAX);
+    }
+}
+
+#[test]
 fn command_and_args_replace_what_kubernetes_says_they_replace() {
     assert_eq!(args(r#""tty":false"#), ["/entry", "one", "two"]);
     assert_eq!(args(r#""args":["a"]"#), ["/entry", "a"]);
@@ -153,6 +170,51 @@ fn resources_become_cgroup_values_as_kubernetes_computes_them() {
 
     let (class, own, _) = limits(r#"{"requests":{"memory":"1Gi"},"limits":{"cpu":"1m"}}"#);
     assert_eq!((class, own.memory_low, own.cpu_quota), (Qos::Burstable, Some(1 << 30), Some(1000)));
+}
+
+#[test]
+fn what_a_pod_says_as_a_whole_comes_before_what_its_containers_say() {
+    let of = |whole: &str, container: &str| {
+        let text = format!(
+            r#"{{"spec":{{"resources":{whole},"containers":[{{"name":"c","image":"x","resources":{container}}}]}}}}"#
+        );
+        let pod: Pod = serde_json::from_str(&text).unwrap();
+        (qos(&pod).unwrap(), pod_limits(&pod, 9).unwrap())
+    };
+    let (class, limits) = of(r#"{"limits":{"cpu":"1","memory":"64Mi"}}"#, "{}");
+    assert_eq!(class, Qos::Guaranteed);
+    assert_eq!((limits.memory_max, limits.memory_min, limits.swap_max), (Some(64 << 20), Some(64 << 20), Some(0)));
+    assert_eq!((limits.cpu_quota, limits.cpu_shares, limits.pids_max), (Some(100_000), Some(1024), Some(9)));
+
+    let (class, limits) = of(r#"{"limits":{"memory":"64Mi"}}"#, r#"{"requests":{"cpu":"500m","memory":"16Mi"}}"#);
+    assert_eq!(class, Qos::Burstable);
+    assert_eq!((limits.memory_max, limits.memory_low, limits.cpu_shares), (Some(64 << 20), Some(64 << 20), Some(512)));
+
+    let (class, limits) = of(r#"{"requests":{}}"#, r#"{"limits":{"cpu":"1","memory":"1Gi"}}"#);
+    assert_eq!((class, limits.memory_max), (Qos::Guaranteed, None));
+}
+
+#[test]
+fn a_pod_asks_for_what_its_init_containers_and_sidecars_need_at_once() {
+    let container = |memory: &str, more: &str| {
+        format!(r#"{{"name":"c","image":"x","resources":{{"requests":{{"memory":"{memory}"}}}}{more}}}"#)
+    };
+    let sidecar = r#","restartPolicy":"Always""#;
+    let low = |inits: &[String]| {
+        let text = format!(
+            r#"{{"spec":{{"initContainers":[{}],"containers":[{},{}]}}}}"#,
+            inits.join(","),
+            container("10Mi", ""),
+            container("20Mi", "")
+        );
+        pod_limits(&serde_json::from_str(&text).unwrap(), 1).unwrap().memory_low.unwrap() >> 20
+    };
+    assert_eq!(low(&[]), 30);
+    assert_eq!(low(&[container("20Mi", ""), container("25Mi", "")]), 30);
+    assert_eq!(low(&[container("50Mi", "")]), 50);
+    assert_eq!(low(&[container("5Mi", sidecar), container("50Mi", "")]), 55);
+    assert_eq!(low(&[container("50Mi", ""), container("5Mi", sidecar)]), 50);
+    assert_eq!(low(&[container("25Mi", sidecar)]), 55);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::{Event, Kind, PodView};
 use crate::oci::Digest;
 use crate::server::State;
-use crate::server::report::{People, containers_by_layer};
+use crate::server::report::{self, People, containers_by_layer};
 use crate::server::telemetry::layer_state;
 use crate::store::{ImageUsage, LayerKey, RefKind, Store};
 
@@ -34,9 +34,11 @@ fn holders(store: &Store, people: &People) -> BTreeMap<crate::oci::Digest, Vec<S
         let who = match root.kind {
             RefKind::Pod => format!("pod {}", people.name(&root.owner)),
             RefKind::Pull => "pull".to_owned(),
-            RefKind::Pin => "pin".to_owned(),
+            RefKind::Pin => report::pin(&root.owner).to_owned(),
             RefKind::Build => "build".to_owned(),
             RefKind::Tag => "tag".to_owned(),
+            RefKind::Workload => report::workload(&root.owner),
+            RefKind::File => format!("file {}", root.owner),
         };
         for manifest in root.held.manifests {
             held.entry(manifest).or_default().push(who.clone());

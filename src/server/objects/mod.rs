@@ -1,7 +1,10 @@
 //! What `get` lists: Kubernetes-shaped objects, made from what the node publishes and from the store's index.
 
+mod claims;
 mod local;
 mod pods;
+mod services;
+mod workloads;
 
 use std::collections::BTreeMap;
 
@@ -10,6 +13,7 @@ use serde_json::Value;
 use super::State;
 use super::problem::{Problem, Reason};
 use super::selector::Selector;
+use crate::api;
 
 /// What can be listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,13 @@ pub(super) enum Kind {
     Volumes,
     Events,
     Manifests,
+    Deployments,
+    StatefulSets,
+    DaemonSets,
+    Jobs,
+    CronJobs,
+    Services,
+    Claims,
 }
 
 impl Kind {
@@ -34,6 +45,13 @@ impl Kind {
             "volumes" => Self::Volumes,
             "events" => Self::Events,
             "manifests" => Self::Manifests,
+            "deployments" => Self::Deployments,
+            "statefulsets" => Self::StatefulSets,
+            "daemonsets" => Self::DaemonSets,
+            "jobs" => Self::Jobs,
+            "cronjobs" => Self::CronJobs,
+            "services" => Self::Services,
+            "persistentvolumeclaims" => Self::Claims,
             _ => return Err(Problem::new(Reason::NotFound, format!("there are no {text}"))),
         })
     }
@@ -48,12 +66,27 @@ impl Kind {
             Self::Volumes => "volume",
             Self::Events => "event",
             Self::Manifests => "manifest",
+            Self::Deployments => "deployment",
+            Self::StatefulSets => "statefulset",
+            Self::DaemonSets => "daemonset",
+            Self::Jobs => "job",
+            Self::CronJobs => "cronjob",
+            Self::Services => "service",
+            Self::Claims => "persistentvolumeclaim",
         }
     }
 
     /// Whether its objects belong to a namespace.
     pub(super) const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Images | Self::Layers)
+    }
+
+    /// Whether its objects are pods, or make pods.
+    pub(super) const fn runs(self) -> bool {
+        matches!(
+            self,
+            Self::Pods | Self::Deployments | Self::StatefulSets | Self::DaemonSets | Self::Jobs | Self::CronJobs
+        )
     }
 
     /// Whether a change of the published pods is what changes the list.
@@ -89,7 +122,15 @@ impl Filter {
             }
             Kind::Events => object["involvedObject"]["name"] == **name,
             Kind::Containers | Kind::Volumes => metadata["name"] == **name || object["spec"]["pod"] == **name,
-            Kind::Pods | Kind::Manifests => metadata["name"] == **name,
+            Kind::Pods
+            | Kind::Manifests
+            | Kind::Deployments
+            | Kind::StatefulSets
+            | Kind::DaemonSets
+            | Kind::Jobs
+            | Kind::CronJobs
+            | Kind::Services
+            | Kind::Claims => metadata["name"] == **name,
         };
         let labels = || -> BTreeMap<String, String> {
             let all = metadata["labels"].as_object().into_iter().flatten();
@@ -116,6 +157,13 @@ pub(super) fn list(state: &State, kind: Kind, filter: &Filter) -> Result<Vec<Val
         Kind::Layers => local::layers(state),
         Kind::Events => local::events(state),
         Kind::Manifests => local::manifests(state),
+        Kind::Deployments => workloads::list(state, api::Kind::Deployment),
+        Kind::StatefulSets => workloads::list(state, api::Kind::StatefulSet),
+        Kind::DaemonSets => workloads::list(state, api::Kind::DaemonSet),
+        Kind::Jobs => workloads::list(state, api::Kind::Job),
+        Kind::CronJobs => workloads::list(state, api::Kind::CronJob),
+        Kind::Services => services::list(state),
+        Kind::Claims => claims::list(state),
     };
     all.retain(|object| filter.admits(kind, object));
     Ok(all)

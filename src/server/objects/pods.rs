@@ -29,10 +29,9 @@ pub(super) fn containers(pods: &[Arc<PodView>]) -> Vec<Value> {
     for pod in pods {
         let key = pod.key();
         let spec = pod.pod.spec.as_ref();
-        for container in spec.map_or(&[][..], |spec| &spec.containers) {
+        for container in spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())) {
             let extras = pod.lamina.containers.iter().find(|c| c.name == container.name);
-            let statuses = pod.pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-            let status = statuses.and_then(|all| all.iter().find(|s| s.name == container.name));
+            let status = pod.status_of(&container.name);
             let mut shown = match serde_json::to_value(status) {
                 Ok(Value::Object(map)) => map,
                 _ => Map::new(),
@@ -66,6 +65,7 @@ pub(super) fn volumes(pods: &[Arc<PodView>]) -> Vec<Value> {
             let mounts: Vec<String> = spec
                 .containers
                 .iter()
+                .chain(spec.init_containers.iter().flatten())
                 .flat_map(|c| c.volume_mounts.iter().flatten().map(move |m| (c, m)))
                 .filter(|(_, mount)| mount.name == volume.name)
                 .map(|(container, mount)| format!("{}:{}", container.name, mount.mount_path))
@@ -97,6 +97,16 @@ fn source(volume: &k8s_openapi::api::core::v1::Volume) -> (&'static str, String)
         ("secret", secret.secret_name.clone().unwrap_or_default())
     } else if let Some(empty) = &volume.empty_dir {
         ("emptyDir", empty.medium.clone().unwrap_or_default())
+    } else if let Some(claim) = &volume.persistent_volume_claim {
+        ("persistentVolumeClaim", claim.claim_name.clone())
+    } else if let Some(export) = &volume.nfs {
+        ("nfs", format!("{}:{}", export.server, export.path))
+    } else if let Some(image) = &volume.image {
+        ("image", image.reference.clone().unwrap_or_default())
+    } else if volume.downward_api.is_some() {
+        ("downwardAPI", String::new())
+    } else if volume.projected.is_some() {
+        ("projected", String::new())
     } else {
         // What a manifest leaves out is an empty directory, as in Kubernetes.
         ("emptyDir", String::new())

@@ -15,9 +15,9 @@ pub use find::{Subject, find, find_image};
 pub(crate) use history::containers_by_layer;
 pub use history::{History, HistoryLayer, Step, history};
 pub use people::People;
-pub(crate) use usage::tree_bytes;
 pub use usage::{Usage, UsageRow, usage};
 pub use why::{Why, why};
+pub(super) use why::{pin, workload};
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Collected {
             freed_bytes: swept.freed_bytes,
             layers: swept.layers.iter().map(|layer| layer.key.to_string()).collect(),
             images: swept.images.iter().map(ToString::to_string).collect(),
-            failures: swept.failures.iter().map(|error| super::problem::chain(error)).collect(),
+            failures: swept.failures.iter().map(|error| crate::api::problem::chain(error)).collect(),
         }
     }
 }

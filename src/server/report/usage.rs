@@ -1,15 +1,17 @@
 //! What takes the disk: images and layers from the store's index, the rest by looking.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::history::containers_by_layer;
-use crate::api::PodView;
+use crate::api::{ObjectKey, PodView};
 use crate::store::Store;
+use crate::sys::tree;
+use crate::volume::claim::ClaimView;
 
 /// Disk use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,26 +43,8 @@ pub struct UsageRow {
     pub reclaimable_bytes: Option<u64>,
 }
 
-/// The bytes that a tree takes on disk; a file with several names counts once. Links are not followed. What vanishes
-/// while it is counted counts as nothing.
-pub(crate) fn tree_bytes(root: &Path) -> u64 {
-    let mut linked = std::collections::HashSet::new();
-    let mut left: Vec<PathBuf> = vec![root.to_owned()];
-    let mut bytes = 0_u64;
-    while let Some(path) = left.pop() {
-        let Ok(found) = fs::symlink_metadata(&path) else { continue };
-        if found.is_dir() {
-            left.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
-        } else if found.nlink() > 1 && !linked.insert((found.dev(), found.ino())) {
-            continue;
-        }
-        bytes = bytes.saturating_add(found.blocks().saturating_mul(512));
-    }
-    bytes
-}
-
 fn sum(paths: impl Iterator<Item = PathBuf>, kind: &str, in_use: usize) -> UsageRow {
-    let sizes: Vec<u64> = paths.map(|path| tree_bytes(&path)).collect();
+    let sizes: Vec<u64> = paths.map(|path| tree::usage(&path, u64::MAX).bytes).collect();
     UsageRow {
         kind: kind.to_owned(),
         count: sizes.len(),
@@ -75,7 +59,7 @@ fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 /// Disk use of a node. Blocks: it walks writable layers, volumes and logs.
-pub fn usage(store: &Store, log_dir: &Path, pods: &[Arc<PodView>]) -> Usage {
+pub fn usage(store: &Store, log_dir: &Path, pods: &[Arc<PodView>], claims: &BTreeMap<ObjectKey, ClaimView>) -> Usage {
     let found = store.usage();
     let running = containers_by_layer(pods);
     let reclaimable = found.reclaimable();
@@ -108,34 +92,17 @@ pub fn usage(store: &Store, log_dir: &Path, pods: &[Arc<PodView>]) -> Usage {
         .flat_map(|container| entries(&container))
         .map(|attempt| attempt.join("upper"))
         .filter(|upper| upper.is_dir());
-    let volumes = on_disk.iter().flat_map(|pod| entries(&pod.join("volumes")));
+    let of_pods: Vec<PathBuf> = on_disk.iter().flat_map(|pod| entries(&pod.join("volumes"))).collect();
+    let in_use = of_pods.len() + claims.values().filter(|claim| !claim.users.is_empty()).count();
+    let volumes = of_pods.into_iter().chain(claims.values().map(|claim| claim.path.clone()));
     Usage {
         rows: vec![
             images,
             layers,
             sum(uppers, "Writable layers", containers().filter(|c| c.pid.is_some()).count()),
-            sum(volumes, "Volumes", 0),
+            sum(volumes, "Volumes", in_use),
             sum(entries(log_dir), "Logs", pods.len()),
         ],
         saved_bytes: found.saved,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_with_two_names_counts_once_and_links_are_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let outside = tempfile::tempdir().unwrap();
-        fs::write(outside.path().join("big"), vec![1; 1 << 20]).unwrap();
-        let empty = tree_bytes(dir.path());
-        fs::write(dir.path().join("a"), vec![1; 64 * 1024]).unwrap();
-        fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
-        std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
-        let grown = tree_bytes(dir.path()) - empty;
-        assert!((64 * 1024..128 * 1024).contains(&grown), "{grown}");
-        assert_eq!(tree_bytes(&dir.path().join("gone")), 0);
     }
 }

@@ -22,6 +22,20 @@ fn image_name(id: &ImageId, tags: &[(ImageId, Vec<Reference>)]) -> String {
     tag.map_or_else(|| format!("image {}", id.top), |tag| format!("image {tag}"))
 }
 
+/// A workload that holds images for templates that it may go back to, or needs again: `deployment default/web`.
+pub(in crate::server) fn workload(owner: &str) -> String {
+    let mut parts = owner.splitn(3, '.');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(kind), Some(namespace), Some(name)) => format!("{} {namespace}/{name}", kind.to_lowercase()),
+        _ => owner.to_owned(),
+    }
+}
+
+/// A pin is a person's, or the drained node's, which needs the image again.
+pub(in crate::server) fn pin(owner: &str) -> &'static str {
+    if owner == crate::node::drain::PIN { "drain" } else { "pin" }
+}
+
 /// What keeps a layer or an image.
 ///
 /// # Errors
@@ -34,8 +48,9 @@ pub fn why(store: &Store, text: &str, people: &People) -> Result<Why, Problem> {
     let found = found.unwrap_or_default();
     let root = |kind: RefKind, owner: &str| match kind {
         RefKind::Pod => format!("pod {}", people.name(owner)),
-        RefKind::Pin => "pin".to_owned(),
-        RefKind::Pull | RefKind::Tag | RefKind::Build => format!("{kind} {owner}"),
+        RefKind::Pin => pin(owner).to_owned(),
+        RefKind::Workload => workload(owner),
+        RefKind::Pull | RefKind::Tag | RefKind::Build | RefKind::File => format!("{kind} {owner}"),
     };
     let chains = found.chains.iter().map(|chain| {
         let mut links = Vec::new();

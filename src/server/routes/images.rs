@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::invalid;
-use crate::image::ImageName;
+use crate::image::{Archive, ArchiveFormat, ImageName, Saved};
 use crate::node::GcRequest;
 use crate::oci::Reference;
 use crate::server::problem::{Problem, Reason};
 use crate::server::report::find_image;
 use crate::server::upgrade::{Upgrade, json};
 use crate::server::wire::{Name, Pull};
-use crate::server::{State, pull as pulling};
+use crate::server::{State, export as exporting, pull as pulling};
 use crate::store::{RefKind, TagOrigin};
 
 pub(super) async fn pull(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Problem> {
@@ -128,6 +128,48 @@ fn keep(state: &State, reference: &Reference, id: &crate::store::ImageId) -> Res
     // Held before it is named, so that no sweep comes between; a name that meant another image lets that one go.
     state.store().hold_only(RefKind::Tag, &owner, std::slice::from_ref(&id.manifest)).map_err(failed)?;
     state.store().set_tag(reference, id, TagOrigin::Person).map_err(failed)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Saving {
+    /// With commas between: no name has one.
+    images: String,
+    format: String,
+}
+
+pub(super) async fn save(
+    Shared(state): Shared<Arc<State>>,
+    wanted: Result<Query<Saving>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Saving { images, format } = wanted.map_err(|e| invalid(&e))?.0;
+    let format = match format.as_str() {
+        "oci" => ArchiveFormat::Oci,
+        "docker" => ArchiveFormat::Docker,
+        other => return Err(Problem::new(Reason::Invalid, format!("there is no archive format {other}"))),
+    };
+    let archive = state.blocking(move |s| archive(s, &images, format)).await?;
+    Ok(Response::new(Body::from_stream(exporting::made(move |out| archive.write(out)))))
+}
+
+/// What an archive of these images holds; one that is asked for by digest has the names that it has here.
+fn archive(state: &State, images: &str, format: ArchiveFormat) -> Result<Archive, Problem> {
+    let store = state.store();
+    let mut all = Vec::new();
+    for text in images.split(',') {
+        let id = find_image(store, text)?;
+        let image = store.image(&id.manifest).map_err(|e| Problem::of(Reason::Failed, &e))?;
+        let image = image.ok_or_else(|| Problem::not_found("image", text))?;
+        let named = text.parse::<ImageName>().ok().and_then(|n| n.reference()).filter(|r| store.tag(r).is_some());
+        let names = if let Some(reference) = named {
+            vec![reference.to_string()]
+        } else {
+            let tags = store.tags().into_iter().filter(|tag| tag.image == id);
+            tags.map(|tag| tag.reference.to_string()).collect()
+        };
+        all.push(Saved { image, names });
+    }
+    Archive::new(store, &all, format).map_err(|e| Problem::of(Reason::Failed, &e))
 }
 
 pub(super) async fn tag(Shared(state): Shared<Arc<State>>, body: Body) -> Result<Json<Value>, Problem> {

@@ -64,7 +64,12 @@ fn parse(files: &[File]) -> Result<Vec<api::Parsed>, Problem> {
 
 pub(super) async fn apply(Shared(state): Shared<Arc<State>>, body: Body) -> Result<Json<Value>, Problem> {
     let Manifests { files, set, dry_run, prune } = json(body).await?;
-    parse(&files)?;
+    let parsed = parse(&files)?;
+    if dry_run {
+        let documents = parsed.into_iter().flat_map(|parsed| parsed.documents).collect();
+        let plan = state.node.preview(&set, documents, prune).await?;
+        return Ok(Json(serde_json::to_value(plan).map_err(|e| Problem::of(Reason::Failed, &e))?));
+    }
     let options = ApplyOptions { dry_run, prune };
     // What one apply keeps, prune must see whole: several files are one text then.
     let files = if prune && files.len() > 1 { vec![joined(&files)] } else { files };

@@ -1,10 +1,13 @@
 //! Which request does what. Paths begin with the API's version; a route is never renamed.
 
+mod copy;
+mod forward;
 mod images;
 mod manifests;
 mod pods;
 mod query;
 mod store;
+mod workloads;
 
 use std::sync::Arc;
 
@@ -23,13 +26,23 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .route("/v1/logs", get(pods::logs).post(pods::follow))
         .route("/v1/exec", post(pods::exec))
         .route("/v1/attach", post(pods::attach))
+        .route("/v1/port-forward", post(forward::connect))
+        .route("/v1/port-forward/{kind}/{namespace}/{name}", get(forward::look))
+        .route("/v1/copy", get(copy::out).post(copy::into))
         .route("/v1/run", post(pods::run))
         .route("/v1/wait/{kind}/{namespace}/{name}", get(pods::wait))
         .route("/v1/apply", post(manifests::apply))
         .route("/v1/delete", post(manifests::remove))
         .route("/v1/objects/{kind}/{namespace}/{name}", delete(manifests::remove_one))
+        .route("/v1/restart/{kind}/{namespace}/{name}", post(workloads::restart))
+        .route("/v1/scale/{kind}/{namespace}/{name}", post(workloads::scale))
+        .route("/v1/rollout/undo/{kind}/{namespace}/{name}", post(workloads::undo))
+        .route("/v1/rollout/history/{kind}/{namespace}/{name}", get(workloads::history))
+        .route("/v1/rollout/status/{kind}/{namespace}/{name}", get(workloads::status))
+        .route("/v1/drain", post(workloads::drain).delete(workloads::undo_drain))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/images/load", post(images::load))
+        .route("/v1/images/save", get(images::save))
         .route("/v1/images/tag", post(images::tag))
         .route("/v1/images/remove", post(images::remove))
         .route("/v1/images/pin", post(images::pin))

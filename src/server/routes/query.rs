@@ -82,5 +82,6 @@ pub(super) async fn describe(
         }
         _ => Vec::new(),
     };
-    Ok(Json(json!({"object": object, "events": events, "why": chains})))
+    let drained = state.node.drained().filter(|_| kind.runs()).map(|since| format!("{since:.0}"));
+    Ok(Json(json!({"object": object, "events": events, "why": chains, "drained": drained})))
 }

@@ -42,7 +42,11 @@ pub(super) async fn history(Shared(state): Shared<Arc<State>>, wanted: Wanted) -
 }
 
 pub(super) async fn df(Shared(state): Shared<Arc<State>>) -> Result<Json<Usage>, Problem> {
-    state.blocking(|s| Ok(Json(report::usage(s.store(), &s.node.settings().log_dir, &s.pods())))).await
+    state
+        .blocking(|s| {
+            Ok(Json(report::usage(s.store(), &s.node.settings().log_dir, &s.pods(), &s.node.machine().claims.views())))
+        })
+        .await
 }
 
 pub(super) async fn why(Shared(state): Shared<Arc<State>>, wanted: Wanted) -> Result<Json<Why>, Problem> {

@@ -107,12 +107,13 @@ const MAX_PROCESSES: usize = 256;
 const REASONS: [&str; 4] = ["Completed", "Error", "OOMKilled", "ContainerCannotRun"];
 
 fn status<'a>(pod: &'a PodView, name: &str) -> Option<&'a ContainerStatus> {
-    pod.pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|status| status.name == name)
+    pod.status_of(name)
 }
 
 fn image<'a>(pod: &'a PodView, name: &str) -> &'a str {
     let spec = pod.pod.spec.as_ref();
-    let container = spec.and_then(|spec| spec.containers.iter().find(|container| container.name == name));
+    let mut all = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let container = all.find(|container| container.name == name);
     container.and_then(|container| container.image.as_deref()).unwrap_or_default()
 }
 

@@ -13,6 +13,7 @@ mod network;
 mod node;
 mod process;
 pub mod usage;
+mod volumes;
 mod writable;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::api::PodView;
 use crate::metrics::{self, Described, Registry};
 use crate::store::Store;
 use crate::sys::cgroup::Hierarchies;
+use crate::volume::claim::Claims;
 
 use families::Families;
 use writable::Writable;
@@ -38,6 +40,7 @@ pub struct Telemetry(Arc<Inner>);
 struct Inner {
     pods: watch::Receiver<Arc<Vec<Arc<PodView>>>>,
     store: Option<Store>,
+    claims: Option<Claims>,
     hierarchies: Option<Hierarchies>,
     writable: Writable,
     layer_series: usize,
@@ -46,13 +49,14 @@ struct Inner {
 }
 
 impl Telemetry {
-    /// Looks at these pods and at this store; `layer_series` layers have a series of their own.
+    /// Looks at these pods, at this store and at these claims; `layer_series` layers have a series of their own.
     ///
     /// # Errors
     /// Never in practice: if the name of the one described family is not valid.
     pub fn new(
         pods: watch::Receiver<Arc<Vec<Arc<PodView>>>>,
         store: Option<Store>,
+        claims: Option<Claims>,
         layer_series: usize,
     ) -> prometheus::Result<Self> {
         let hierarchies = match Hierarchies::probe() {
@@ -65,7 +69,8 @@ impl Telemetry {
         let Described { name, help, labels, .. } = families::BUILD_INFO.described();
         let desc = Desc::new(name, help, labels, std::collections::HashMap::new())?;
         let writable = Writable::default();
-        Ok(Self(Arc::new(Inner { pods, store, hierarchies, writable, layer_series, started: Instant::now(), desc })))
+        let started = Instant::now();
+        Ok(Self(Arc::new(Inner { pods, store, claims, hierarchies, writable, layer_series, started, desc })))
     }
 
     /// Adds this to a registry.
@@ -96,6 +101,7 @@ fn described() -> Vec<Described> {
         container::families(),
         network::families(),
         layers::FAMILIES.to_vec(),
+        volumes::FAMILIES.to_vec(),
         node::FAMILIES.to_vec(),
         process::FAMILIES.to_vec(),
         vec![families::BUILD_INFO],
@@ -131,6 +137,9 @@ impl Collector for Telemetry {
         process::collect(&mut out);
         if let Some(store) = &self.0.store {
             layers::collect(&mut out, store, self.0.layer_series);
+        }
+        if let Some(claims) = &self.0.claims {
+            volumes::collect(&mut out, claims);
         }
         self.0.writable.refresh(&pods);
         out.finish()

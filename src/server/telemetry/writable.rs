@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::PodView;
-use crate::server::report;
+use crate::sys::tree;
 
 /// How old a size may be before the next scrape has it measured again.
 const FRESH: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ impl Writable {
             pods.iter().flat_map(|p| &p.lamina.containers).filter_map(|c| c.upper.clone()).collect();
         let this = self.clone();
         let spawned = std::thread::Builder::new().name("writable-sizes".into()).spawn(move || {
-            let sizes = uppers.into_iter().map(|upper| (report::tree_bytes(&upper), upper));
+            let sizes = uppers.into_iter().map(|upper| (tree::usage(&upper, u64::MAX).bytes, upper));
             let sizes = sizes.map(|(bytes, upper)| (upper, bytes)).collect();
             let mut state = this.state();
             *state = State { sizes: Arc::new(sizes), measured: Some(Instant::now()), measuring: false };

@@ -27,7 +27,7 @@ const MAX_SETTLES: u32 = 20;
 
 /// The two watches; without them (no inotify instance left) only the timer is.
 #[derive(Debug)]
-pub(super) struct Inotify {
+pub(crate) struct Inotify {
     path: PathBuf,
     parent: PathBuf,
     name: OsString,
@@ -37,7 +37,7 @@ pub(super) struct Inotify {
 }
 
 impl Inotify {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         let fd = register()
             .inspect_err(|error| {
                 tracing::warn!(%error, path = %path.display(), "no inotify: changes are found by looking again only");
@@ -53,7 +53,7 @@ impl Inotify {
 
     /// Watches whatever is at the path now. The kernel keeps a watch on what it was when it was made, so this is done
     /// again before each scan; for one that is there it changes nothing.
-    pub(super) fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         let Some(fd) = &self.fd else { return };
         let fd = fd.get_ref();
         // An error means that it is not there, or cannot be watched: the scan says so, and the timer looks again.
@@ -70,7 +70,7 @@ impl Inotify {
     }
 
     /// Waits until something happened that may matter; for ever where there is no inotify. Cancel-safe.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         loop {
             let Some(fd) = &self.fd else { return std::future::pending().await };
             match fd.readable().await {
@@ -91,7 +91,7 @@ impl Inotify {
     }
 
     /// Waits until it has been quiet for a while.
-    pub(super) async fn settle(&mut self, quiet: Duration) {
+    pub(crate) async fn settle(&mut self, quiet: Duration) {
         for _ in 0..MAX_SETTLES {
             if tokio::time::timeout(quiet, self.changed()).await.is_err() {
                 return;

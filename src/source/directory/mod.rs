@@ -15,7 +15,7 @@
 //! [`Directory`] is dropped.
 
 mod file;
-mod inotify;
+pub(crate) mod inotify;
 mod scan;
 
 #[cfg(test)]

@@ -187,13 +187,35 @@ impl Known {
         }
     }
 
+    /// Immutable objects keep their data for as long as they are there.
+    fn refuse(&self, path: &Path, parsed: &mut api::Parsed) {
+        let api::Parsed { documents, problems } = parsed;
+        documents.retain(|document| {
+            let key = document.object.key();
+            let old = self.objects.objects.iter().find(|old| old.object.key() == key);
+            let Some((field, reason)) = old.and_then(|old| api::immutable::refused(&old.object, &document.object))
+            else {
+                return true;
+            };
+            problems.push(api::Problem {
+                file: path.display().to_string(),
+                document: document.index,
+                object: Some(key.to_string()),
+                path: field.to_owned(),
+                reason: reason.to_owned(),
+            });
+            false
+        });
+    }
+
     /// Takes new content over. While it has something wrong, objects that only the last good version has stay.
     fn read(&mut self, path: &Path, bytes: &[u8]) {
         let content = Some(Sha256::digest(bytes).into());
         if content == self.content {
             return;
         }
-        let parsed = api::parse(&path.display().to_string(), bytes);
+        let mut parsed = api::parse(&path.display().to_string(), bytes);
+        self.refuse(path, &mut parsed);
         let mut objects: Vec<Sourced> = parsed
             .documents
             .into_iter()

@@ -95,6 +95,28 @@ fn m1_an_invalid_change_leaves_the_last_good_version() {
 }
 
 #[test]
+fn an_immutable_object_keeps_its_data_until_it_is_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    let map = |value: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\nimmutable: true\ndata: {{a: {value}}}\n")
+    };
+    fs::write(&path, map("one")).unwrap();
+    let mut memory = Memory::default();
+    let before = look(dir.path(), &mut memory);
+    assert!(before.problems.is_empty());
+    fs::write(&path, map("two")).unwrap();
+    let after = look(dir.path(), &mut memory);
+    assert_eq!(after.objects, before.objects);
+    assert!(said(&after).contains("c.yaml: ConfigMap default/c: data: must not change"), "{}", said(&after));
+    fs::remove_file(&path).unwrap();
+    assert!(look(dir.path(), &mut memory).objects.is_empty());
+    fs::write(&path, map("two")).unwrap();
+    let fresh = look(dir.path(), &mut memory);
+    assert!(fresh.problems.is_empty() && fresh.objects != before.objects);
+}
+
+#[test]
 fn m2_files_too_large_or_with_bombs_are_refused() {
     spoiled(|path| fs::File::create(path).unwrap().set_len(100 << 20).unwrap(), "is larger than");
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");

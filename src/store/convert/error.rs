@@ -52,6 +52,16 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// An entry could not be unpacked.
+    #[error("cannot {action} {}", path.display())]
+    Unpack {
+        /// The step, as in `write`.
+        action: &'static str,
+        /// The entry's path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The layers below could not be had.
     #[error("the layers below are not there")]
     Below(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -5,8 +5,9 @@
 
 use std::fmt;
 
-use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{DParameter, Operation as _};
+
+use crate::sys::igzip::Gunzip;
 
 /// Why a compressed stream was refused.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +103,11 @@ enum Decoder {
         have: usize,
     },
     Plain,
-    /// `member` is `None` between two members.
+    /// `open` is true inside a member, of which `given` bytes were expanded.
     Gzip {
-        member: Option<Box<Decompress>>,
+        stream: Gunzip,
+        open: bool,
+        given: u64,
         members: u64,
     },
     /// `open` is true inside a frame.
@@ -118,7 +121,7 @@ impl Decoder {
     fn new(compression: Compression) -> Result<Self, InflateError> {
         Ok(match compression {
             Compression::None => Self::Plain,
-            Compression::Gzip => Self::Gzip { member: None, members: 0 },
+            Compression::Gzip => Self::Gzip { stream: Gunzip::new(), open: false, given: 0, members: 0 },
             Compression::Zstd => {
                 let mut context = zstd::stream::raw::Decoder::new().map_err(|e| damaged("zstd", e))?;
                 context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)).map_err(|e| damaged("zstd", e))?;
@@ -139,26 +142,34 @@ impl Decoder {
                 }
                 Ok((n, n))
             }
-            Self::Gzip { member, members } => {
-                if member.is_none() && input.is_empty() {
+            Self::Gzip { stream, open, given, members } => {
+                if input.is_empty() && !*open {
                     return Ok((0, 0));
                 }
-                let stream = member.get_or_insert_with(|| Box::new(Decompress::new_gzip(15)));
-                let (taken, given) = (stream.total_in(), stream.total_out());
-                let status = stream.decompress(input, out, FlushDecompress::None).map_err(|e| {
-                    let what = if *members > 0 && stream.total_out() == 0 {
+                if !*open {
+                    if *members > 0 {
+                        stream.reset();
+                    }
+                    (*open, *given) = (true, 0);
+                }
+                let step = stream.step(input, out).map_err(|what| {
+                    let what = if *members > 0 && *given == 0 {
                         "what follows the last member is not another one".to_owned()
                     } else {
-                        e.to_string()
+                        what.to_owned()
                     };
                     InflateError::Damaged { format: "gzip", what }
                 })?;
-                let step = (width(stream.total_in() - taken), width(stream.total_out() - given));
-                if status == Status::StreamEnd {
-                    *member = None;
+                *given += step.given as u64;
+                if step.ended {
+                    *open = false;
                     *members += 1;
+                    if (step.taken, step.given) == (0, 0) {
+                        // Nothing was done, and yet there may be more to do.
+                        return self.step(input, out);
+                    }
                 }
-                Ok(step)
+                Ok((step.taken, step.given))
             }
             Self::Zstd { context, open } => {
                 let status = context.run_on_buffers(input, out).map_err(|e| damaged("zstd", e))?;
@@ -174,11 +185,6 @@ impl Decoder {
 
 fn damaged(format: &'static str, e: std::io::Error) -> InflateError {
     InflateError::Damaged { format, what: e.to_string() }
-}
-
-/// A difference of two counters that lie at most one buffer apart.
-fn width(n: u64) -> usize {
-    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 impl Inflate {
@@ -288,7 +294,7 @@ impl Inflate {
             Decoder::Plain
             | Decoder::Unmade(Compression::None)
             | Decoder::Sniffing { have: 0, .. }
-            | Decoder::Gzip { member: None, members: 1.. }
+            | Decoder::Gzip { open: false, members: 1.., .. }
             | Decoder::Zstd { open: false, .. } => Ok(()),
             Decoder::Unmade(_) | Decoder::Sniffing { .. } => cut("blob"),
             Decoder::Gzip { .. } => cut("gzip"),

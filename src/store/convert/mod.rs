@@ -22,6 +22,7 @@ mod error;
 pub mod inflate;
 mod place;
 mod tar;
+pub mod unpack;
 
 pub use error::Error;
 pub use inflate::{Compression, Inflate, InflateError};

@@ -20,7 +20,7 @@ use super::{Error, Limits};
 use names::{Name, components};
 
 mod below;
-mod names;
+pub(super) mod names;
 mod xattrs;
 
 pub(super) use below::Copier;

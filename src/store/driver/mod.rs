@@ -29,6 +29,7 @@ use crate::store::tree::{self, LayerTree};
 use crate::sys::erofs as image;
 pub use crate::sys::erofs::Backing;
 use draft::{Draft, FileId};
+pub(in crate::store) use record::length as tar_length;
 
 /// Which driver a person asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -162,16 +163,16 @@ impl Driver {
         match (Self::probe(root), choice) {
             (Ok(Ok(backing)), _) => Ok((Self::Erofs, Some(backing))),
             (Ok(Err(error)), DriverChoice::Erofs) => {
-                tracing::warn!(reason = %chain(&error), "this kernel cannot mount EROFS layers: no container can start");
+                tracing::warn!(reason = %crate::api::problem::chain(&error), "this kernel cannot mount EROFS layers: no container can start");
                 Ok((Self::Erofs, None))
             }
             (Ok(Err(error)), _) => {
-                let reason = chain(&error);
+                let reason = crate::api::problem::chain(&error);
                 tracing::warn!(%reason, "this kernel cannot mount EROFS layers; they are unpacked into directories");
                 Ok((Self::Directory, None))
             }
             (Err(error), DriverChoice::Erofs) => {
-                tracing::debug!(reason = %chain(&error), "whether EROFS layers can be mounted was not tried");
+                tracing::debug!(reason = %crate::api::problem::chain(&error), "whether EROFS layers can be mounted was not tried");
                 Ok((Self::Erofs, None))
             }
             (Err(Error::Io { source, .. }), _) if is_full(&source) => {
@@ -312,11 +313,6 @@ fn is_full(error: &std::io::Error) -> bool {
 fn kernel_has_erofs() -> bool {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     known.lines().any(|line| line.split_ascii_whitespace().next_back() == Some("erofs"))
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Hashes what is written to it.

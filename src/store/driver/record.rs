@@ -175,6 +175,19 @@ pub(super) fn replay(layer_dir: &Path, take: &mut dyn FnMut(Record<'_>) -> Resul
     if parser.ended { Ok(()) } else { Err(damaged("it has no end record")) }
 }
 
+/// How long the tar is that the record file in `layer_dir` rebuilds.
+pub(in crate::store) fn length(layer_dir: &Path) -> Result<u64, Error> {
+    let mut length = 0_u64;
+    replay(layer_dir, &mut |record| {
+        length = length.saturating_add(match record {
+            Record::Literal(bytes) => bytes.len() as u64,
+            Record::Data { length, .. } => length,
+        });
+        Ok(())
+    })?;
+    Ok(length)
+}
+
 /// Cuts the inflated stream into records.
 #[derive(Debug, Default)]
 struct Parser {

@@ -124,7 +124,7 @@ fn the_diff_of_a_writable_layer_names_what_was_done() {
     rustix::fs::mknodat(rustix::fs::CWD, upper.path().join("b"), kind, mode, device).unwrap();
     let base: Arc<dyn LayerTree> = Arc::from(Driver::Erofs.open_tree(dir.path()).unwrap());
     let before = Merged::new(vec![Arc::clone(&base)]);
-    let after = Merged::new(vec![directory(upper.path()).unwrap(), base]);
+    let after = Merged::new(vec![directory(upper.path(), 0).unwrap(), base]);
     let want = [
         ("b", Difference::Deleted),
         ("d", Difference::Changed),

@@ -8,6 +8,7 @@
 mod leftovers;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,12 @@ pub(super) use plan::{Graph, ImageNode, LayerNode};
 
 use super::Store;
 use super::error::Error;
-use super::index::Index;
+use super::index::{Change, Holding, Index};
 use super::key::{ImageId, LayerKey};
 use super::layout::{list, remove_all};
+use super::refs::{Held, RefKind};
 use super::{images, layers};
-use crate::oci::Reference;
+use crate::oci::{DiffId, Digest, Reference};
 use crate::sys::atomic;
 
 /// What a sweep may take.
@@ -82,7 +84,25 @@ impl Swept {
 impl Store {
     /// What [`Store::sweep`] would take. Looks at memory only.
     pub fn plan_sweep(&self, options: &SweepOptions) -> Swept {
-        choose(&self.index(), options)
+        choose(&self.index(), options, &Change::default())
+    }
+
+    /// What a sweep without grace would take if these refs were gone, and these manifests and stacks of layers held, and
+    /// would not take as things are. Looks at memory only.
+    pub fn plan_release(
+        &self,
+        released: BTreeSet<(RefKind, String)>,
+        manifests: BTreeSet<Digest>,
+        stacks: Vec<Vec<DiffId>>,
+    ) -> Swept {
+        let keys = Holding::new(Held { stacks, ..Held::default() }).keys;
+        let (index, options) = (self.index(), SweepOptions::default());
+        let before = choose(&index, &options, &Change::default());
+        let mut after = choose(&index, &options, &Change { released, manifests, keys });
+        after.layers.retain(|layer| !before.layers.iter().any(|b| b.key == layer.key));
+        after.images.retain(|image| !before.images.contains(image));
+        after.freed_bytes = after.layers.iter().map(|layer| layer.bytes).sum();
+        after
     }
 
     /// Removes what nothing needs. What fails is in the result and stops nothing else.
@@ -96,7 +116,7 @@ impl Store {
         self.writable("collect")?;
         let changes = self.changes();
         let mut index = self.index();
-        let mut swept = choose(&index, options);
+        let mut swept = choose(&index, options, &Change::default());
         if swept.is_empty() {
             return Ok(swept);
         }
@@ -132,12 +152,12 @@ impl Store {
 }
 
 /// Plans over the index, in terms of what it holds.
-fn choose(index: &Index, options: &SweepOptions) -> Swept {
+fn choose(index: &Index, options: &SweepOptions, change: &Change) -> Swept {
     if let Some(root) = index.unknown_root() {
         let failure = Error::UnknownRoot { path: root.path.clone(), problem: root.problem.clone() };
         return Swept { failures: vec![failure], ..Swept::default() };
     }
-    let (graph, keys, ids) = index.graph(options.now);
+    let (graph, keys, ids) = index.graph(options.now, change);
     let policy = plan::Policy { grace: options.grace, image_age: options.image_age, need: options.need };
     let plan = plan::plan(&graph, policy);
     let layers = plan.layers.iter().filter_map(|&layer| {

@@ -61,6 +61,7 @@ impl Store {
         let repaired = self.index().layers.get(&key).is_some_and(|entry| entry.sound().is_none());
         let entry = LayerEntry { info: Some(Arc::new(info)), damage: None, idle_since: Instant::now() };
         self.index().layers.insert(key.clone(), entry);
+        self.loosen();
         if repaired {
             self.0.repairs.fetch_add(1, Ordering::Relaxed);
         }

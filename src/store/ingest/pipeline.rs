@@ -1,6 +1,6 @@
 //! The three threads of an ingest and the queues between them.
 //!
-//! Memory of one layer, besides what inflating and converting need: [`INPUT_QUEUE`] × [`INPUT_PIECE`] twice (before
+//! Memory of one layer, besides what inflating, converting and writing need: [`INPUT_QUEUE`] × [`INPUT_PIECE`] twice (before
 //! and after `receive`) and about [`CHUNKS`] × [`CHUNK`] of inflated bytes, together about 4 MiB.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};

@@ -2,7 +2,7 @@
 
 use super::support::{Bed, diff_id, reference};
 use crate::oci::Digest;
-use crate::store::{Error, RefKind, TagOrigin};
+use crate::store::{Damage, Error, RefKind, TagOrigin};
 
 #[test]
 fn a_ref_lasts_until_it_is_released() {
@@ -52,6 +52,36 @@ fn a_pull_keeps_layers_that_come_before_their_image() {
 }
 
 #[test]
+fn an_image_that_is_held_but_gone_is_damage_unless_a_pull_is_to_bring_it() {
+    let bed = Bed::new();
+    let absent = Digest::sha256_of(b"a manifest that is on its way");
+    bed.store.hold_pull("pull-1", &absent, &[diff_id("a")]).unwrap();
+    bed.store.hold(RefKind::Pod, "uid-1", &absent).unwrap();
+    // The same for whoever looks from outside, and after the agent that pulled has died.
+    let bed = bed.reopen(|_| {});
+    assert!(bed.store.check(false).unwrap().is_sound());
+    bed.store.release(RefKind::Pull, "pull-1").unwrap();
+    let damage = bed.store.check(false).unwrap().damage;
+    assert!(matches!(&damage[..], [Damage::MissingImage { manifest, .. }] if *manifest == absent), "{damage:?}");
+}
+
+#[test]
+fn whatever_can_leave_something_without_a_holder_wakes_the_collector() {
+    use futures_util::FutureExt as _;
+    let bed = Bed::new();
+    let woken = || bed.store.loosened().now_or_never().is_some();
+    let image = bed.image(&["a"]);
+    assert!(woken(), "a commit: its pull may have been given up meanwhile");
+    bed.store.hold(RefKind::Pod, "uid-1", &image.manifest).unwrap();
+    bed.store.set_tag(&reference("theirs:1"), &image.id(), TagOrigin::Resolved).unwrap();
+    assert!(!woken(), "what only holds");
+    bed.store.release(RefKind::Pod, "uid-1").unwrap();
+    assert!(woken(), "a ref that goes");
+    bed.store.remove_tag(&reference("theirs:1")).unwrap();
+    assert!(woken(), "a tag that goes");
+}
+
+#[test]
 fn a_tag_of_a_person_holds_and_one_that_was_resolved_goes_with_its_image() {
     let bed = Bed::new();
     let (mine, theirs) = (bed.image(&["a"]), bed.image(&["b"]));
@@ -78,6 +108,20 @@ fn a_tag_that_moves_lets_go_of_what_it_named() {
     let tag = bed.store.tag(&name).unwrap();
     assert_eq!((tag.image, tag.origin), (new.id(), TagOrigin::Person));
     assert_eq!(bed.sweep().images, [old.id()]);
+}
+
+#[test]
+fn a_tag_that_has_moved_is_not_moved_back_by_whoever_found_the_old_one() {
+    let bed = Bed::new();
+    let (old, new) = (bed.image(&["a"]), bed.image(&["b"]));
+    let name = reference("x:1");
+    assert!(bed.store.confirm_tag(&name, &old.id(), TagOrigin::Resolved).unwrap());
+    bed.store.set_tag(&name, &new.id(), TagOrigin::Resolved).unwrap();
+    assert!(!bed.store.confirm_tag(&name, &old.id(), TagOrigin::Person).unwrap());
+    let tag = bed.store.tag(&name).unwrap();
+    assert_eq!((tag.image, tag.origin), (new.id(), TagOrigin::Resolved));
+    assert!(bed.store.confirm_tag(&name, &new.id(), TagOrigin::Person).unwrap());
+    assert_eq!(bed.store.tag(&name).unwrap().origin, TagOrigin::Person);
 }
 
 #[test]
@@ -119,4 +163,26 @@ fn a_held_manifest_that_is_not_here_is_named_by_check() {
     bed.store.hold(RefKind::Pod, "p", &Digest::sha256_of(b"gone")).unwrap();
     let report = bed.store.check(false).unwrap();
     assert!(matches!(&report.damage[..], [crate::store::Damage::MissingImage { holder, .. }] if holder == "pod/p"));
+}
+
+#[test]
+fn what_a_release_would_free_is_known_before() {
+    let bed = Bed::new();
+    let (old, other, stray) = (bed.image(&["a", "b"]), bed.image(&["a", "c"]), bed.image(&["d"]));
+    bed.store.hold(RefKind::Pod, "p", &old.manifest).unwrap();
+    bed.store.hold(RefKind::Pod, "q", &other.manifest).unwrap();
+    let of = |owner: &str| [(RefKind::Pod, owner.to_owned())].into();
+    let names = |swept: crate::store::Swept| {
+        let mut names: Vec<_> = swept.layers.iter().map(|l| l.key.to_string()).collect();
+        names.sort_unstable();
+        (swept.images, names)
+    };
+    let key = |name: &str| crate::store::LayerKey::Diff(diff_id(name)).to_string();
+    // What both share stays, and what goes anyway is not counted.
+    assert_eq!(names(bed.store.plan_release(of("p"), [].into(), Vec::new())), (vec![old.id()], vec![key("b")]));
+    // What is to run next keeps its layers, and what it is known to hold its image.
+    let kept = bed.store.plan_release(of("p"), [].into(), vec![vec![diff_id("a"), diff_id("b")]]);
+    assert!(names(kept).1.is_empty());
+    assert!(bed.store.plan_release(of("p"), [old.manifest.clone()].into(), Vec::new()).is_empty());
+    assert!(bed.store.image(&stray.manifest).unwrap().is_some(), "it was only a look");
 }

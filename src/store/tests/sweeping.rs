@@ -264,7 +264,7 @@ fn a_large_store_is_planned_over_in_memory() {
             stored_at: std::time::SystemTime::now(),
         };
         index.add_image(record.into(), now);
-        let held = crate::store::Held { manifests: [digest].into(), stacks: Vec::new() };
+        let held = crate::store::Held { manifests: [digest].into(), ..Default::default() };
         index.refs.insert((RefKind::Pod, n.to_string()), crate::store::index::Holding::new(held));
     }
     drop(index);

@@ -25,6 +25,8 @@ pub struct HostTree {
     path: PathBuf,
     root: OwnedFd,
     declared: bool,
+    /// The host's id of the tree's user 0.
+    first: u32,
 }
 
 impl HostTree {
@@ -36,11 +38,23 @@ impl HostTree {
         Self::open_as(path, true)
     }
 
+    /// The tree below a directory that is open, with `O_PATH` or more; `path` is what messages call it.
+    pub fn of(root: OwnedFd, path: &Path) -> Self {
+        Self { path: path.to_owned(), root, declared: true, first: 0 }
+    }
+
     /// As [`HostTree::open`]; `declared` says whether the root's mode and owner count.
     pub(in crate::store) fn open_as(path: &Path, declared: bool) -> Result<Self, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path)(e.into()))?;
-        Ok(Self { path: path.to_owned(), root, declared })
+        Ok(Self { path: path.to_owned(), root, declared, first: 0 })
+    }
+
+    /// Ids are those of a user namespace whose id 0 is the host's `first`.
+    #[must_use]
+    pub fn mapped(mut self, first: u32) -> Self {
+        self.first = first;
+        self
     }
 
     fn fail(&self, action: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
@@ -84,19 +98,20 @@ impl HostTree {
             FileType::Fifo => Kind::Fifo,
             _ => Kind::Socket,
         };
-        Ok(node(kind, &stat))
+        Ok(self.node_of(kind, &stat))
     }
-}
 
-fn node(kind: Kind, stat: &Stat) -> Node {
-    Node {
-        kind,
-        mode: u16::try_from(stat.st_mode & 0o7777).unwrap_or_default(),
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() },
-        links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
-        inode: stat.st_ino,
+    fn node_of(&self, kind: Kind, stat: &Stat) -> Node {
+        Node {
+            kind,
+            mode: u16::try_from(stat.st_mode & 0o7777).unwrap_or_default(),
+            // Ids that the namespace does not have are nobody's there; here they are shown as they are.
+            uid: stat.st_uid.checked_sub(self.first).unwrap_or(stat.st_uid),
+            gid: stat.st_gid.checked_sub(self.first).unwrap_or(stat.st_gid),
+            mtime: Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() },
+            links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+            inode: stat.st_ino,
+        }
     }
 }
 

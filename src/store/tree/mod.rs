@@ -175,10 +175,11 @@ pub trait LayerTree: Send + Sync + fmt::Debug {
     fn root_declared(&self) -> bool;
 }
 
-/// The tree of a plain directory with overlay whiteouts: a container's writable layer.
+/// The tree of a plain directory with overlay whiteouts: a container's writable layer. `first` is the host's id of its
+/// user 0, which is another than 0 where the container is in a user namespace.
 ///
 /// # Errors
 /// If it cannot be opened.
-pub fn directory(root: &Path) -> Result<Arc<dyn LayerTree>, Error> {
-    Ok(Arc::new(HostTree::open(root)?))
+pub fn directory(root: &Path, first: u32) -> Result<Arc<dyn LayerTree>, Error> {
+    Ok(Arc::new(HostTree::open(root)?.mapped(first)))
 }

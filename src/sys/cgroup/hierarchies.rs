@@ -15,12 +15,14 @@ pub(super) enum Controller {
     CpuAccount,
     Pids,
     Io,
+    HugeTlb,
     /// v1 only; an eBPF program on v2.
     Devices,
 }
 
 impl Controller {
-    const ALL: [Self; 6] = [Self::Memory, Self::Cpu, Self::CpuAccount, Self::Pids, Self::Io, Self::Devices];
+    const ALL: [Self; 7] =
+        [Self::Memory, Self::Cpu, Self::CpuAccount, Self::Pids, Self::Io, Self::HugeTlb, Self::Devices];
 
     /// Its name as a mount option of v1.
     pub(super) const fn v1_name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Controller {
             Self::CpuAccount => "cpuacct",
             Self::Pids => "pids",
             Self::Io => "blkio",
+            Self::HugeTlb => "hugetlb",
             Self::Devices => "devices",
         }
     }
@@ -41,6 +44,7 @@ impl Controller {
             Self::Cpu => Some("cpu"),
             Self::Pids => Some("pids"),
             Self::Io => Some("io"),
+            Self::HugeTlb => Some("hugetlb"),
             Self::CpuAccount | Self::Devices => None,
         }
     }

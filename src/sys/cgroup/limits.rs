@@ -35,6 +35,7 @@ impl Cgroup {
         let wants_memory = limits.memory_max.is_some()
             || limits.memory_min.is_some()
             || limits.memory_low.is_some()
+            || limits.memory_high.is_some()
             || limits.swap_max.is_some();
         if wants_memory {
             match self.place(Controller::Memory, "memory") {
@@ -61,7 +62,24 @@ impl Cgroup {
                 None => note(missing("pids")),
             }
         }
+        for (size, limit) in limits.huge_pages.each() {
+            let (size, limit) = (page_size(size), limit.to_string());
+            match self.place(Controller::HugeTlb, "hugetlb") {
+                Some(Place::V1(dir)) => note(write(&dir, &format!("hugetlb.{size}.limit_in_bytes"), &limit)),
+                Some(Place::V2(dir)) => note(write(&dir, &format!("hugetlb.{size}.max"), &limit)),
+                None => note(missing("huge pages")),
+            }
+        }
         warnings
+    }
+}
+
+/// A size as the kernel names its files.
+fn page_size(bytes: u64) -> String {
+    match bytes {
+        n if n >= 1 << 30 => format!("{}GB", n >> 30),
+        n if n >= 1 << 20 => format!("{}MB", n >> 20),
+        n => format!("{}KB", n >> 10),
     }
 }
 
@@ -83,6 +101,7 @@ fn memory_v2(dir: &Path, limits: &Limits, note: &mut impl FnMut(Result<(), Error
     let files = [
         ("memory.min", limits.memory_min),
         ("memory.low", limits.memory_low),
+        ("memory.high", limits.memory_high),
         ("memory.max", limits.memory_max),
         ("memory.swap.max", limits.swap_max),
     ];
@@ -92,7 +111,8 @@ fn memory_v2(dir: &Path, limits: &Limits, note: &mut impl FnMut(Result<(), Error
             if file == "memory.swap.max" && !dir.join(file).exists() {
                 continue;
             }
-            note(write(dir, file, &value.to_string()));
+            let value = if value == u64::MAX { "max".to_owned() } else { value.to_string() };
+            note(write(dir, file, &value));
         }
     }
 }
@@ -153,6 +173,11 @@ fn weight(shares: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_named_by_their_size() {
+        assert_eq!([64 << 10, 2 << 20, 32 << 20, 1 << 30].map(page_size), ["64KB", "2MB", "32MB", "1GB"]);
+    }
 
     #[test]
     fn shares_become_weights_as_kubernetes_computes_them() {

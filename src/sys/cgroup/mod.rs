@@ -8,7 +8,7 @@
 //! ```
 //!
 //! v2 first: one directory, `CLONE_INTO_CGROUP`, `cgroup.kill`. On v1 the same path exists in each hierarchy that is
-//! needed. On a hybrid machine the v2 tree has no controllers, but still kills and freezes. A controller that the
+//! needed. On a hybrid machine the v2 tree has no controllers, but still kills. A controller that the
 //! machine lacks is reported as a warning, not an error: the container runs without that limit.
 
 use std::io;
@@ -52,6 +52,9 @@ pub struct Limits {
     /// Hard memory limit in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_max: Option<u64>,
+    /// Memory above which it is slowed down and reclaimed from (v2 only); the largest number is no such mark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high: Option<u64>,
     /// Memory that is not reclaimed at all (v2 only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_min: Option<u64>,
@@ -73,9 +76,37 @@ pub struct Limits {
     /// Number of tasks; negative is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids_max: Option<i64>,
+    /// Bytes in huge pages, by the size of a page; a size of 0 says nothing.
+    #[serde(skip_serializing_if = "HugePages::is_none")]
+    pub huge_pages: HugePages,
     /// Whether all its processes are killed together when one is killed for want of memory (v2 only).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub oom_group: bool,
+}
+
+/// Limits of huge pages: size of a page, and how many bytes of such there may be. No machine has more sizes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugePages([(u64, u64); 4]);
+
+impl HugePages {
+    /// With one size more; one that is there already gets the new limit.
+    #[must_use]
+    pub fn with(mut self, size: u64, limit: u64) -> Self {
+        let place = self.0.iter().position(|(known, _)| *known == size || *known == 0);
+        if let Some(place) = place.and_then(|at| self.0.get_mut(at)) {
+            *place = (size, limit);
+        }
+        self
+    }
+
+    /// Each size that is limited, and its limit.
+    pub fn each(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.into_iter().filter(|(size, _)| *size > 0)
+    }
+
+    fn is_none(&self) -> bool {
+        self.each().next().is_none()
+    }
 }
 
 /// One group, in every hierarchy that is used for it. Dropping it removes nothing: see [`Cgroup::remove`].
@@ -91,6 +122,9 @@ impl Error {
         move |source| Self { action, path, source }
     }
 }
+
+/// How often a group's parents are made again when somebody removes them meanwhile.
+const CREATION: u32 = 100;
 
 /// How long a removal waits for the kernel to let go of processes that have ended.
 const REMOVAL: Duration = Duration::from_millis(500);
@@ -242,15 +276,6 @@ impl Cgroup {
         }
     }
 
-    /// Stops (or lets go on) every process in it and below; they may take a moment to stop. Only with a v2 tree.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
-        let root = self.hierarchies.unified.clone().unwrap_or_default();
-        limits::write(&self.below(&root), "cgroup.freeze", if frozen { "1" } else { "0" })
-    }
-
     /// The processes in it and below, as the caller's pid namespace numbers them.
     ///
     /// # Errors
@@ -280,17 +305,25 @@ impl Cgroup {
         result
     }
 
+    /// Removes it where it has no other group below it and no process; says where it is still. Waits a short while for
+    /// what has just ended.
+    pub fn remove_unused(&self) -> Vec<PathBuf> {
+        let deadline = Instant::now() + REMOVAL;
+        self.directories().filter(|dir| !remove_empty(dir, deadline)).collect()
+    }
+
     /// As [`Cgroup::remove`], and each parent that has become empty.
     ///
     /// # Errors
     /// As [`Cgroup::remove`]; a parent still in use is fine.
     pub fn remove_with_parents(&self) -> Result<(), Error> {
         self.remove()?;
+        let deadline = Instant::now() + REMOVAL;
         let roots = self.hierarchies.v1_roots();
         for root in roots.into_iter().chain(self.hierarchies.unified.as_deref()) {
             let dir = self.below(root);
             for parent in dir.ancestors().skip(1).take_while(|dir| *dir != root) {
-                if std::fs::remove_dir(parent).is_err() {
+                if !remove_empty(parent, deadline) {
                     break;
                 }
             }
@@ -301,18 +334,19 @@ impl Cgroup {
 
 /// Makes `dir` and its missing parents below `root`.
 fn create_below(root: &Path, dir: &Path) -> Result<(), Error> {
-    match std::fs::create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && dir != root => {
-            if let Some(parent) = dir.parent() {
-                create_below(root, parent)?;
+    let mut tries = 0;
+    loop {
+        match std::fs::create_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            // Whoever removes the last group below a parent removes that, too, even if it was made just now.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && dir != root && tries < CREATION => {
+                tries += 1;
+                if let Some(parent) = dir.parent() {
+                    create_below(root, parent)?;
+                }
             }
-            match std::fs::create_dir(dir) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::at("create", dir)(e)),
-                _ => Ok(()),
-            }
+            result => return result.map_err(Error::at("create", dir)),
         }
-        result => result.map_err(Error::at("create", dir)),
     }
 }
 
@@ -367,6 +401,28 @@ fn collect_pids(dir: &Path, pids: &mut Vec<i32>) -> Result<(), Error> {
         collect_pids(&child, pids)?;
     }
     Ok(())
+}
+
+/// Removes a group that has no other below it and no process; whether it is gone. One that is gone already, as after an
+/// earlier try that did not come to the end, is no reason to leave its parent.
+fn remove_empty(dir: &Path, deadline: Instant) -> bool {
+    loop {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => return true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return true,
+            Err(_) => {
+                let mut pids = Vec::new();
+                let used = children(dir).map_or(true, |below| !below.is_empty())
+                    || collect_pids(dir, &mut pids).is_err()
+                    || !pids.is_empty();
+                if used || Instant::now() > deadline {
+                    return false;
+                }
+                // The kernel takes a moment after the last exit.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
 }
 
 fn remove_tree(dir: &Path, deadline: Instant) -> Result<(), Error> {

@@ -82,6 +82,28 @@ fn groups_made_inside_are_removed_too() {
 }
 
 #[test]
+fn a_parent_that_an_earlier_try_removed_does_not_keep_the_one_above_it() {
+    let group = Temporary::new("parents", &Limits::default());
+    for dir in group.0.directories() {
+        std::fs::remove_dir(&dir).unwrap();
+        std::fs::remove_dir(dir.parent().unwrap()).unwrap();
+    }
+    group.0.remove_with_parents().unwrap();
+    assert!(group.0.directories().all(|dir| !dir.ancestors().nth(2).unwrap().exists()));
+}
+
+#[test]
+fn a_group_is_removed_only_where_nothing_is_in_it() {
+    let group = Temporary::new("unused", &Limits::default());
+    let dirs: Vec<_> = group.0.directories().collect();
+    std::fs::create_dir(dirs[0].join("below")).unwrap();
+    assert_eq!(group.0.remove_unused(), [dirs[0].clone()]);
+    std::fs::remove_dir(dirs[0].join("below")).unwrap();
+    assert_eq!(group.0.remove_unused(), Vec::<std::path::PathBuf>::new());
+    assert!(!group.0.exists());
+}
+
+#[test]
 fn removing_what_is_not_there_is_fine() {
     let group = Cgroup::open(&Hierarchies::probe().unwrap(), "/lamina-test-nothing/here");
     group.remove().unwrap();

@@ -12,7 +12,7 @@ use crate::{Result, build, cache, images, packages, say};
 pub fn run(args: &[&str]) -> Result<()> {
     packages::install(&["demo"])?;
     let lamina = build::release()?;
-    let layout = cache()?.join("demo-images");
+    let layout = cache()?.join("demo-images-2");
     images::layout(&layout)?;
     let mut command = Command::new(&lamina);
     command.arg("demo").args(args);
@@ -73,7 +73,7 @@ END
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        for image in ["base:1", "runtime:1", "game:1", "game:2"] {
+        for image in ["base:1", "runtime:1", "game:1", "game:2", "db:1", "shop:1"] {
             crate::run(Command::new("skopeo").args([
                 "--insecure-policy",
                 "copy",

@@ -1,8 +1,9 @@
-//! Older kernels: Debian's cloud kernels 6.1 and 6.12 in QEMU under software emulation, with cgroup v2 and an ext4
+//! Other machines: Debian's cloud kernels 6.1 and 6.12 in QEMU under software emulation, with cgroup v2 and an ext4
 //! disk, running one shell script as a test.
 //!
 //! ```text
 //! initramfs: busybox, the modules ──switch_root──▶ ext4 disk: busybox, lamina, an OCI layout, the script
+//!                                             or ▶ ext4 disk: Debian with systemd, the package, a layout, the script
 //! ```
 
 use std::ffi::OsStr;
@@ -16,6 +17,17 @@ use crate::{Result, build, cache, images, packages, run as run_command, say, she
 
 /// How long a guest may take, emulation on a busy machine included.
 const LIMIT: Duration = Duration::from_secs(600);
+/// The version of what is kept of a kernel's package.
+const PARTS: u32 = 1;
+/// A function of the shell that prints where this machine gets its Debian packages from.
+const MIRROR: &str = r#"
+    mirror() {
+        apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)' 'Created-By: Packages' |
+            awk '$2 == "Debian" && $3 == "Debian" && $4 == "main" && !n++ {print $1}'
+    }
+"#;
+/// What the Debian with systemd has beside it: programs that the script talks to.
+const PROGRAMS: &str = "systemd-sysv,kmod,apparmor,nfs-kernel-server";
 /// What the script prints as its last line, followed by its exit status.
 const VERDICT: &str = "guest script ended with ";
 
@@ -31,6 +43,54 @@ pub fn run(kernel: &str, script: &Path) -> Result<()> {
     let disk = disk(&work.0, &lamina, script)?;
     let initramfs = initramfs(&work.0, &parts)?;
     boot(&parts.join("vmlinuz"), &initramfs, &disk)
+}
+
+/// Boots Debian with systemd and runs `script` there as a service, with `package` as `/root/lamina.deb`; fails unless the
+/// script exits 0.
+pub fn service(package: &Path, script: &Path) -> Result<()> {
+    packages::install(&["guest"])?;
+    let (parts, debian) = (kernel_parts("6.12")?, debian()?);
+    let work = Work::create("systemd")?;
+    let (root, disk) = (work.0.join("root"), work.0.join("disk.ext4"));
+    let prepare = r#"
+        debian=$1 root=$2 package=$3 script=$4 modules=$5
+        cp -a "$debian" "$root"; cp -r "$modules" "$root/usr/lib/"
+        cp "$package" "$root/root/lamina.deb"; cp "$script" "$root/root/script"
+        ln -s lib/systemd/systemd "$root/init"; echo guest >"$root/etc/hostname"
+        ln -s /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
+        ln -s ../test.service "$root/etc/systemd/system/multi-user.target.wants/test.service"
+    "#;
+    let modules = parts.join("lib/modules");
+    shell(
+        prepare,
+        &[debian.as_os_str(), root.as_os_str(), package.as_os_str(), script.as_os_str(), modules.as_os_str()],
+    )?;
+    let unit = format!(
+        "[Unit]\nDescription=The test\n[Service]\nType=oneshot\nStandardOutput=tty\nTTYPath=/dev/console\n\
+         ExecStart=/bin/bash -c 'bash -eu /root/script; echo \"{VERDICT}$?\"; systemctl poweroff --force --force'\n"
+    );
+    images::write(&root.join("etc/systemd/system/test.service"), &unit)?;
+    busybox(&work.0, &root.join("layout"))?;
+    shell("truncate -s 1G \"$2\"; mkfs.ext4 -q -F -d \"$1\" \"$2\"", &[root.as_os_str(), disk.as_os_str()])?;
+    boot(&parts.join("vmlinuz"), &initramfs(&work.0, &parts)?, &disk)
+}
+
+/// A small Debian with systemd, made once; gives its directory.
+fn debian() -> Result<PathBuf> {
+    let dir = cache()?.join("guest/debian");
+    if dir.exists() {
+        return Ok(dir);
+    }
+    say("making a small Debian with systemd (once; kept in the cache)");
+    let script = r#"
+        dir=$1 programs=$2; rm -rf "$dir.new"; mkdir -p "$dir.new"
+        mirror=$(mirror)
+        debootstrap --variant=minbase --include="$programs" bookworm "$dir.new" "$mirror" >&2
+        rm -rf "$dir.new"/var/cache/apt/archives/*.deb "$dir.new"/var/lib/apt/lists/*
+        mv "$dir.new" "$dir"
+    "#;
+    shell(&format!("{MIRROR}{script}"), &[dir.as_os_str(), OsStr::new(PROGRAMS)])?;
+    Ok(dir)
 }
 
 /// A temporary directory that goes with its owner.
@@ -51,14 +111,15 @@ impl Drop for Work {
     }
 }
 
-/// Downloads and unpacks Debian's kernel package once; gives the directory with `vmlinuz` and `modules/`.
+/// Downloads and unpacks Debian's kernel package once; gives the directory with `vmlinuz`, `modules/` for the initramfs
+/// and `lib/modules/` with what a whole Debian loads by itself.
 fn kernel_parts(kernel: &str) -> Result<PathBuf> {
     let suite = match kernel {
         "6.1" => "bookworm",
         "6.12" => "trixie",
         _ => return Err(format!("no kernel {kernel}; there are 6.1 and 6.12")),
     };
-    let dir = cache()?.join("guest").join(kernel);
+    let dir = cache()?.join("guest").join(format!("{kernel}-{PARTS}"));
     if dir.join("vmlinuz").exists() {
         return Ok(dir);
     }
@@ -66,8 +127,7 @@ fn kernel_parts(kernel: &str) -> Result<PathBuf> {
     let script = r#"
         dir=$1 suite=$2
         rm -rf "$dir"; mkdir -p "$dir"/apt/lists/partial "$dir"/apt/archives/partial; cd "$dir"
-        mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)' 'Created-By: Packages' |
-            awk '$2 == "Debian" && $3 == "Debian" && $4 == "main" && !n++ {print $1}')
+        mirror=$(mirror)
         echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >apt/sources.list
         o=(-q -o Dir::Etc::sourcelist="$dir/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
            -o Dir::State::lists="$dir/apt/lists" -o Dir::Cache::archives="$dir/apt/archives"
@@ -87,32 +147,34 @@ fn kernel_parts(kernel: &str) -> Result<PathBuf> {
         done | awk '!seen[$0]++' | while read -r ko; do
             cp "$ko" modules/; basename "$ko" >>modules/order
         done
+        for m in nfsd nfsv4; do
+            modprobe -d "$dir/root" -S "$version" --show-depends "$m" | awk '/^insmod/ {print $2}'
+        done | while read -r ko; do
+            to=lib/modules/${ko#"$dir"/root/lib/modules/}; mkdir -p "${to%/*}"; cp "$ko" "$to"
+        done
+        cp root/lib/modules/"$version"/modules.{builtin,builtin.modinfo,order} "lib/modules/$version/"
+        depmod -b . "$version"
         cp "root/boot/vmlinuz-$version" vmlinuz.new
         rm -rf root apt ./*.deb
         mv vmlinuz.new vmlinuz
     "#;
-    shell(script, &[dir.as_os_str(), OsStr::new(suite)])?;
+    shell(&format!("{MIRROR}{script}"), &[dir.as_os_str(), OsStr::new(suite)])?;
     Ok(dir)
 }
 
 /// An ext4 image with busybox, lamina, a small OCI layout and the script, filled without mounting it.
 fn disk(work: &Path, lamina: &Path, script: &Path) -> Result<PathBuf> {
-    let (image_root, layout, root, disk) =
-        (work.join("image"), work.join("root/layout"), work.join("root"), work.join("disk.ext4"));
+    let (root, disk) = (work.join("root"), work.join("disk.ext4"));
     let prepare = r#"
-        image=$1 root=$2 lamina=$3 script=$4
-        mkdir -p "$image"/{bin,etc,tmp,root} "$root"/{bin,proc,sys,dev,run,tmp,mnt,etc,var/lib,var/log,layout}
-        for to in "$image" "$root"; do
-            cp /bin/busybox "$to/bin/busybox"
-            for a in $(/bin/busybox --list | grep -vx busybox); do ln -s busybox "$to/bin/$a"; done
-        done
-        printf 'root:x:0:0:root:/root:/bin/sh\n' >"$image/etc/passwd"
-        printf 'root:x:0:\n' >"$image/etc/group"
+        root=$1 lamina=$2 script=$3
+        mkdir -p "$root"/{bin,proc,sys,dev,run,tmp,mnt,etc,var/lib,var/log}
+        cp /bin/busybox "$root/bin/busybox"
+        for a in $(/bin/busybox --list | grep -vx busybox); do ln -s busybox "$root/bin/$a"; done
         cp "$lamina" "$root/bin/lamina"
         cp "$script" "$root/script"
     "#;
-    shell(prepare, &[image_root.as_os_str(), root.as_os_str(), lamina.as_os_str(), script.as_os_str()])?;
-    images::single(&layout, "busybox", &image_root, r#"["/bin/sh"]"#)?;
+    shell(prepare, &[root.as_os_str(), lamina.as_os_str(), script.as_os_str()])?;
+    busybox(work, &root.join("layout"))?;
     let init = format!(
         "#!/bin/sh\nexport PATH=/bin\nmount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev\n\
          mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp\n\
@@ -125,6 +187,20 @@ fn disk(work: &Path, lamina: &Path, script: &Path) -> Result<PathBuf> {
         &[root.as_os_str(), disk.as_os_str()],
     )?;
     Ok(disk)
+}
+
+/// An OCI layout with an image of busybox alone, as `busybox`.
+fn busybox(work: &Path, layout: &Path) -> Result<()> {
+    let image = work.join("image");
+    let prepare = r#"
+        image=$1; mkdir -p "$image"/{bin,etc,tmp,root} "$2"
+        cp /bin/busybox "$image/bin/busybox"
+        for a in $(/bin/busybox --list | grep -vx busybox); do ln -s busybox "$image/bin/$a"; done
+        printf 'root:x:0:0:root:/root:/bin/sh\n' >"$image/etc/passwd"
+        printf 'root:x:0:\n' >"$image/etc/group"
+    "#;
+    shell(prepare, &[image.as_os_str(), layout.as_os_str()])?;
+    images::single(layout, "busybox", &image, r#"["/bin/sh"]"#)
 }
 
 /// Loads the modules and hands over to the disk.

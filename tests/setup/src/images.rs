@@ -4,6 +4,7 @@
 //! game:1 ┐        ┌ game 1 ┐
 //! game:2 ┴ share ─┤ runtime│  python3 from Debian
 //! base:1 ─────────┴ base   ┘  libc, shell, coreutils from Debian
+//! db:1, shop:1: a few lines of Python each, on the same two layers
 //! ```
 
 use std::ffi::OsStr;
@@ -14,10 +15,20 @@ use crate::{Result, cache, say, shell};
 
 /// One layer: the digest and size of its blob, and its diffID.
 #[derive(Clone)]
-struct Layer {
+pub struct Layer {
     digest: String,
     size: u64,
     diff_id: String,
+}
+
+/// What an image is called, and what its configuration says.
+pub struct Named<'a> {
+    /// Its name in the layout.
+    pub name: &'a str,
+    /// Its entry point, as JSON.
+    pub entrypoint: &'a str,
+    /// Its environment.
+    pub env: &'a [&'a str],
 }
 
 /// The game server, a few lines of Python; the version is all that differs.
@@ -33,45 +44,105 @@ while True:
     time.sleep(1)
 "#;
 
-/// Writes base, runtime, game 1 and game 2 into the layout `dir` (`base-1` and so on: a layout's names have no colon);
+/// A database of one table: adds one for whoever asks, and keeps the number on its volume.
+const DB: &str = r#"import os, signal, socket, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+os.makedirs("/data", exist_ok=True)
+path = "/data/visits"
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(("", 5432))
+server.listen(16)
+print("database is ready", flush=True)
+while True:
+    client, _ = server.accept()
+    visits = int(open(path).read()) + 1 if os.path.exists(path) else 1
+    with open(path, "w") as file:
+        file.write(str(visits))
+    client.sendall(str(visits).encode())
+    client.close()
+"#;
+
+/// An app that knows its database by a name alone.
+const SHOP: &str = r#"import os, signal, socket, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+host = os.environ["DB_HOST"]
+while True:
+    try:
+        with socket.create_connection((host, 5432), timeout=2) as db:
+            print(f"visit {db.recv(64).decode()}, counted by {host}", flush=True)
+        open("/tmp/ready", "w").close()
+    except OSError as error:
+        print(f"waiting for {host}: {error}", flush=True)
+    time.sleep(0.5)
+"#;
+
+/// Writes base, runtime, game 1 and game 2, and the two tiers of a shop into the layout `dir` (`base-1` and so on: a layout's names have no colon);
 /// what is there already is kept.
 pub fn layout(dir: &Path) -> Result<()> {
+    build(dir, "making the demo's images from Debian packages", |work, dir| {
+        let base_packages = base_packages()?;
+        let runtime_packages: Vec<String> =
+            closure(&["python3-minimal"])?.into_iter().filter(|p| !base_packages.contains(p)).collect();
+        let base = base(work, dir)?;
+        let runtime = layer(dir, &unpack(work, "runtime", &runtime_packages)?)?;
+        fn named<'a>(name: &'a str, entrypoint: &'a str) -> Named<'a> {
+            Named { name, entrypoint, env: &["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONDONTWRITEBYTECODE=1"] }
+        }
+        let mut index = vec![
+            image(dir, &named("base-1", r#"["/bin/sh"]"#), std::slice::from_ref(&base))?,
+            image(dir, &named("runtime-1", r#"["/usr/bin/python3"]"#), &[base.clone(), runtime.clone()])?,
+        ];
+        for version in ["1", "2"] {
+            let root = work.join(format!("game{version}"));
+            make_dir(&root.join("srv/game"))?;
+            write(&root.join("srv/game/server.py"), GAME)?;
+            write(&root.join("srv/game/version"), &format!("{version}\n"))?;
+            let game = layer(dir, &root)?;
+            let stack = [base.clone(), runtime.clone(), game];
+            let name = format!("game-{version}");
+            index.push(image(dir, &named(&name, r#"["/usr/bin/python3","/srv/game/server.py"]"#), &stack)?);
+        }
+        for (name, program) in [("db", DB), ("shop", SHOP)] {
+            let root = work.join(name);
+            make_dir(&root.join("srv"))?;
+            make_dir(&root.join("tmp"))?;
+            write(&root.join("srv/main.py"), program)?;
+            let stack = [base.clone(), runtime.clone(), layer(dir, &root)?];
+            index.push(image(dir, &named(&format!("{name}-1"), r#"["/usr/bin/python3","/srv/main.py"]"#), &stack)?);
+        }
+        Ok(index)
+    })
+}
+
+/// Makes the layout `dir` of the images that `make` writes and describes; says `what` first. Nothing is done when it is
+/// there, and nothing is left of one that fails half-way.
+pub fn build(dir: &Path, what: &str, make: impl FnOnce(&Path, &Path) -> Result<Vec<String>>) -> Result<()> {
     if dir.join("complete").exists() {
         return Ok(());
     }
-    say("making the demo's images from Debian packages (once; kept in the cache)");
+    say(&format!("{what} (once; kept in the cache)"));
     let work = dir.with_extension("work");
     let _ = fs::remove_dir_all(&work);
     let _ = fs::remove_dir_all(dir);
     make_dir(&work)?;
     make_dir(&dir.join("blobs/sha256"))?;
     write(&dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-
-    let base_packages = closure(&["base-files", "dash", "coreutils", "libc-bin"])?;
-    let runtime_packages: Vec<String> =
-        closure(&["python3-minimal"])?.into_iter().filter(|p| !base_packages.contains(p)).collect();
-    let base = layer(dir, &unpack(&work, "base", &base_packages)?)?;
-    let runtime = layer(dir, &unpack(&work, "runtime", &runtime_packages)?)?;
-    let mut index = vec![
-        image(dir, "base-1", std::slice::from_ref(&base), r#"["/bin/sh"]"#)?,
-        image(dir, "runtime-1", &[base.clone(), runtime.clone()], r#"["/usr/bin/python3"]"#)?,
-    ];
-    for version in ["1", "2"] {
-        let root = work.join(format!("game{version}"));
-        make_dir(&root.join("srv/game"))?;
-        write(&root.join("srv/game/server.py"), GAME)?;
-        write(&root.join("srv/game/version"), &format!("{version}\n"))?;
-        let game = layer(dir, &root)?;
-        let stack = [base.clone(), runtime.clone(), game];
-        index.push(image(dir, &format!("game-{version}"), &stack, r#"["/usr/bin/python3","/srv/game/server.py"]"#)?);
-    }
-    let index = format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{}]}}"#,
-        index.join(",")
-    );
-    write(&dir.join("index.json"), &index)?;
+    let index = make(&work, dir)?.join(",");
+    let media = "application/vnd.oci.image.index.v1+json";
+    write(&dir.join("index.json"), &format!(r#"{{"schemaVersion":2,"mediaType":"{media}","manifests":[{index}]}}"#))?;
     write(&dir.join("complete"), "")?;
     fs::remove_dir_all(&work).map_err(|e| format!("cannot remove {}: {e}", work.display()))
+}
+
+/// The packages of the base: libc, a shell, coreutils.
+pub fn base_packages() -> Result<Vec<String>> {
+    closure(&["base-files", "dash", "coreutils", "libc-bin"])
+}
+
+/// The base as a layer.
+pub fn base(work: &Path, dir: &Path) -> Result<Layer> {
+    layer(dir, &unpack(work, "base", &base_packages()?)?)
 }
 
 /// A layout with one image `name` of one layer, the tree `root`, whose entry point is `entrypoint` (JSON).
@@ -79,13 +150,14 @@ pub fn single(dir: &Path, name: &str, root: &Path, entrypoint: &str) -> Result<(
     make_dir(&dir.join("blobs/sha256"))?;
     write(&dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
     let layers = [layer(dir, root)?];
-    let manifest = image(dir, name, &layers, entrypoint)?;
+    let env = &["PATH=/usr/sbin:/usr/bin:/sbin:/bin"];
+    let manifest = image(dir, &Named { name, entrypoint, env }, &layers)?;
     let media = "application/vnd.oci.image.index.v1+json";
     write(&dir.join("index.json"), &format!(r#"{{"schemaVersion":2,"mediaType":"{media}","manifests":[{manifest}]}}"#))
 }
 
 /// A package and everything it needs, by name.
-fn closure(packages: &[&str]) -> Result<Vec<String>> {
+pub fn closure(packages: &[&str]) -> Result<Vec<String>> {
     let script = "apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
                   --no-enhances \"$@\" | grep -E '^[a-z0-9]' | sort -u";
     let args: Vec<&OsStr> = packages.iter().map(OsStr::new).collect();
@@ -97,7 +169,7 @@ fn closure(packages: &[&str]) -> Result<Vec<String>> {
 }
 
 /// Downloads packages (into the cache) and unpacks them into a fresh tree with the merged `/usr` of Debian.
-fn unpack(work: &Path, name: &str, packages: &[String]) -> Result<PathBuf> {
+pub fn unpack(work: &Path, name: &str, packages: &[String]) -> Result<PathBuf> {
     let (debs, root) = (cache()?.join("debs"), work.join(name));
     make_dir(&debs)?;
     make_dir(&root)?;
@@ -141,7 +213,7 @@ fn unpack(work: &Path, name: &str, packages: &[String]) -> Result<PathBuf> {
 }
 
 /// Packs a tree as one gzip layer; equal trees give equal bytes.
-fn layer(layout: &Path, root: &Path) -> Result<Layer> {
+pub fn layer(layout: &Path, root: &Path) -> Result<Layer> {
     let script = r#"
         layout=$1 root=$2
         tar -C "$root" --sort=name --mtime=@1700000000 --owner=0 --group=0 --numeric-owner -cf "$root.tar" .
@@ -163,11 +235,13 @@ fn layer(layout: &Path, root: &Path) -> Result<Layer> {
 }
 
 /// Writes config and manifest of an image; gives its descriptor for the index.
-fn image(layout: &Path, name: &str, layers: &[Layer], command: &str) -> Result<String> {
+pub fn image(layout: &Path, named: &Named<'_>, layers: &[Layer]) -> Result<String> {
     let join = |f: &dyn Fn(&Layer) -> String| layers.iter().map(f).collect::<Vec<_>>().join(",");
     let diff_ids = join(&|l| format!("\"{}\"", l.diff_id));
+    let env = named.env.iter().map(|e| format!("\"{e}\"")).collect::<Vec<_>>().join(",");
+    let (name, command) = (named.name, named.entrypoint);
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin","PYTHONDONTWRITEBYTECODE=1"],"Entrypoint":{command}}},"rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}}}}"#
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Env":[{env}],"Entrypoint":{command}}},"rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}}}}"#
     );
     let (config_digest, config_size) = blob(layout, &config)?;
     let stack = join(&|l| {

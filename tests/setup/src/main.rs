@@ -4,14 +4,21 @@
 //! ```text
 //! lamina-setup packages SET…        install the Debian packages of these sets (demo, build, test, guest)
 //! lamina-setup build                the static release binary; prints its path
+//! lamina-setup cluster              kube-apiserver and kubectl (some minutes, once), etcd; prints their directory
+//! lamina-setup helm                 helm (some minutes, once); prints its path
+//! lamina-setup apps                 PostgreSQL, Redis and other real programs as one OCI layout; prints its path
 //! lamina-setup images DIR           base, runtime, game:1 and game:2 as one OCI layout
 //! lamina-setup demo                 all of the above, a registry on loopback, then `lamina demo`
 //! lamina-setup guest KERNEL SCRIPT  boots Debian's kernel (6.1 or 6.12) and runs SCRIPT in it
+//! lamina-setup service DEB SCRIPT   boots Debian with systemd and runs SCRIPT there, with the package at hand
 //! ```
 
+mod apps;
 mod build;
+mod cluster;
 mod demo;
 mod guest;
+mod helm;
 mod images;
 mod packages;
 
@@ -27,11 +34,21 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["packages", sets @ ..] if !sets.is_empty() => packages::install(sets),
         ["build"] => build::release().map(|path| println!("{}", path.display())),
+        ["cluster"] => cluster::programs().map(|dir| println!("{}", dir.display())),
+        ["helm"] => helm::program().map(|path| println!("{}", path.display())),
         ["images", dir] => images::layout(std::path::Path::new(dir)),
+        ["apps"] => cache().map(|c| c.join("apps-images")).and_then(|dir| {
+            apps::layout(&dir)?;
+            println!("{}", dir.display());
+            Ok(())
+        }),
         ["demo", rest @ ..] => demo::run(rest),
         ["guest", kernel, script] => guest::run(kernel, std::path::Path::new(script)),
+        ["service", package, script] => guest::service(std::path::Path::new(package), std::path::Path::new(script)),
         _ => {
-            eprintln!("usage: lamina-setup packages SET… | build | images DIR | demo | guest KERNEL SCRIPT");
+            eprintln!(
+                "usage: lamina-setup packages SET… | build | cluster | helm | apps | images DIR | demo | guest KERNEL SCRIPT | service DEB SCRIPT"
+            );
             return ExitCode::from(2);
         }
     };

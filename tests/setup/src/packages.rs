@@ -6,8 +6,13 @@ use std::process::Command;
 use crate::{Result, run, say};
 
 /// What each set is for and holds.
-const SETS: [(&str, &str, &[&str]); 4] = [
-    ("build", "to build the static binary", &["gcc", "libc6-dev", "musl-tools"]),
+const SETS: [(&str, &str, &[&str]); 5] = [
+    (
+        "build",
+        "to build the static binary",
+        &["gcc", "libc6-dev", "musl-tools", "make", "nasm", "autoconf", "automake", "libtool"],
+    ),
+    ("cluster", "to start an API server", &["etcd-server"]),
     ("demo", "to make images and serve them on loopback", &["docker-registry", "skopeo"]),
     (
         "test",
@@ -24,10 +29,25 @@ const SETS: [(&str, &str, &[&str]); 4] = [
             "acl",
             "curl",
             "apache2-utils",
+            "nftables",
+            "containernetworking-plugins",
             "util-linux",
+            "rpm",
+            // `podman kube play` as a peer, with a network that has names.
+            "podman",
+            "runc",
+            "conmon",
+            "catatonit",
+            "netavark",
+            "aardvark-dns",
+            "iptables",
         ],
     ),
-    ("guest", "to boot older kernels", &["qemu-system-x86", "kmod", "cpio", "xz-utils", "e2fsprogs", "busybox-static"]),
+    (
+        "guest",
+        "to boot older kernels",
+        &["qemu-system-x86", "kmod", "cpio", "xz-utils", "e2fsprogs", "busybox-static", "debootstrap"],
+    ),
 ];
 
 /// Installs the packages of `sets` that are missing.
@@ -37,7 +57,7 @@ pub fn install(sets: &[&str]) -> Result<()> {
         let (_, purpose, packages) = SETS
             .iter()
             .find(|(set, ..)| set == name)
-            .ok_or_else(|| format!("no package set {name}; there are build, demo, test and guest"))?;
+            .ok_or_else(|| format!("no package set {name}; there are build, cluster, demo, test and guest"))?;
         let absent: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();
         if !absent.is_empty() {
             say(&format!("installing with apt-get, {purpose}: {}", absent.join(" ")));

@@ -22,6 +22,7 @@ fn second(game: &str) -> String {
 }
 
 const FETCHED: &str = "lamina_image_pull_bytes_total{kind=\"fetched\"}";
+const FREED: &str = "lamina_gc_freed_layers_total{trigger=\"release\"}";
 
 /// Plays everything.
 pub(super) fn all(scene: &mut Scene) -> anyhow::Result<()> {
@@ -33,8 +34,27 @@ pub(super) fn all(scene: &mut Scene) -> anyhow::Result<()> {
     replace(scene, &game2, &base)?;
     free(scene)?;
     empty(scene)?;
+    let (db, shop) = (scene.images.name("db:1"), scene.images.name("shop:1"));
+    two_tiers(scene, &db, &shop)?;
     let claims = scene.claims();
     scene.tell(&format!("\nall {claims} claims hold"))
+}
+
+/// An app and its database, as a cluster would be given them.
+fn shop(db: &str, shop: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: db\nspec:\n  selector: {{app: db}}\n  ports: [{{port: 5432}}]\n\
+         ---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: db\nspec:\n  selector: {{matchLabels: {{app: db}}}}\n  \
+         template:\n    metadata: {{labels: {{app: db}}}}\n    spec:\n      terminationGracePeriodSeconds: 2\n      \
+         volumes: [{{name: data, emptyDir: {{}}}}]\n      containers:\n      - name: db\n        image: {db}\n        \
+         imagePullPolicy: IfNotPresent\n        volumeMounts: [{{name: data, mountPath: /data}}]\n        \
+         readinessProbe: {{tcpSocket: {{port: 5432}}, periodSeconds: 1}}\n\
+         ---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: shop\nspec:\n  selector: {{matchLabels: {{app: shop}}}}\n  \
+         template:\n    metadata: {{labels: {{app: shop}}}}\n    spec:\n      terminationGracePeriodSeconds: 2\n      containers:\n      \
+         - name: shop\n        image: {shop}\n        imagePullPolicy: IfNotPresent\n        \
+         env: [{{name: DB_HOST, value: db}}]\n        \
+         readinessProbe: {{exec: {{command: [test, -e, /tmp/ready]}}, periodSeconds: 1}}\n"
+    )
 }
 
 /// What is known of a container: its process, and how often it was restarted.
@@ -140,6 +160,8 @@ fn empty(scene: &mut Scene) -> anyhow::Result<()> {
     scene.until("the store is empty", |s| Ok(s.layers()?.is_empty()))?;
     scene.show(&["df"])?;
     scene.claim(scene.layers()?.is_empty(), "every byte of every layer is free")?;
+    // A collection counts when it is over, and its layers are gone a moment before.
+    scene.until("the collection is counted", |s| Ok(s.metric(FREED)? > 3.5))?;
     scene.tell(&format!("$ curl -s http://127.0.0.1:{}/metrics", scene.metrics_port()))?;
     for line in scene.metric_lines(&[
         "lamina_image_pull_bytes_total",
@@ -151,6 +173,40 @@ fn empty(scene: &mut Scene) -> anyhow::Result<()> {
     ])? {
         scene.tell(&line)?;
     }
-    let freed = scene.metric("lamina_gc_freed_layers_total{trigger=\"release\"}")?;
+    let freed = scene.metric(FREED)?;
     scene.claim((freed - 4.0).abs() < 0.5, "the metrics say so too: four layers were freed on release")
+}
+
+/// How often the shop was visited, by its own log.
+fn visits(scene: &Scene) -> anyhow::Result<u64> {
+    let log = scene.quiet(&["logs", "shop-0", "--tail", "1"])?;
+    let number = log.split_once("visit ").and_then(|(_, rest)| rest.split(',').next()?.parse().ok());
+    Ok(number.unwrap_or(0))
+}
+
+fn two_tiers(scene: &mut Scene, db: &str, app: &str) -> anyhow::Result<()> {
+    scene.act("7. Two tiers, written for a cluster: the app finds its database by the name of a Service")?;
+    scene.declare("shop.yaml", &shop(db, app))?;
+    scene.until("the deployments are known", |s| {
+        Ok(s.quiet(&["get", "deployments", "-o", "name"])?.lines().count() == 2)
+    })?;
+    scene.show(&["wait", "deployment/shop", "--for=ready", "--timeout", "30s"])?;
+    scene.show(&["get", "deployments"])?;
+    scene.show(&["get", "services"])?;
+    scene.show(&["logs", "shop-0", "--tail", "2"])?;
+    let before = visits(scene)?;
+    scene.claim(before > 0, "the app reached its database by name, and the database counts")?;
+    let (pid, restarts) = running(scene, "db-0", "db")?;
+    scene.tell(&format!("$ kill -9 {pid}"))?;
+    let target = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).context("a process id")?;
+    rustix::process::kill_process(target, rustix::process::Signal::KILL)?;
+    scene.until("the database is back", |s| {
+        Ok(container(s, "db-0", "db")?.is_some_and(|(new, count)| new != pid && count == restarts + 1))
+    })?;
+    scene.until("the app has found it again", |s| Ok(visits(s)? > before + 1))?;
+    scene.show(&["logs", "shop-0", "--tail", "3"])?;
+    scene.claim(visits(scene)? > before, "the database died and came back; the app went on, and no visit was lost")?;
+    scene.withdraw("shop.yaml")?;
+    scene.until("the store is empty", |s| Ok(s.layers()?.is_empty()))?;
+    scene.claim(scene.layers()?.is_empty(), "nothing wanted, nothing kept")
 }

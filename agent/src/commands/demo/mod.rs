@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! demo ── Scene (directories, the agent as a child in a process group of its own)
-//!    └─── acts, in order: share → private → heal → replace → free → empty
+//!    └─── acts, in order: share → private → heal → replace → free → empty; then two tiers
 //! ```
 //!
 //! Ctrl-C reaches the commands that run in the foreground and sets a flag here; the next step ends the run, and the
@@ -25,10 +25,10 @@ use scene::Scene;
 /// Where the images are, and how fast to go.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A registry on loopback that has `base:1`, `runtime:1`, `game:1` and `game:2`
+    /// A registry on loopback that has `base:1`, `runtime:1`, `game:1`, `game:2`, `db:1` and `shop:1`
     #[arg(long, value_name = "HOST:PORT")]
     registry: Option<String>,
-    /// An OCI image layout with the same four images, `game-1` for `game:1`
+    /// An OCI image layout with the same images, `game-1` for `game:1`
     #[arg(long, value_name = "DIR", conflicts_with = "registry")]
     layout: Option<PathBuf>,
     /// Do not stop between the acts for a moment of reading

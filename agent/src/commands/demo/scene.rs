@@ -65,10 +65,18 @@ impl Scene {
         let log = File::create(self.dir.join("agent.log"))?;
         let mut command = Command::new(&self.binary);
         command.arg("agent");
-        for (flag, sub) in [("--root", "root"), ("--run", "run"), ("--log-dir", "log"), ("--manifests", "manifests")] {
+        for (flag, sub) in [
+            ("--root", "root"),
+            ("--run", "run"),
+            ("--log-dir", "log"),
+            ("--manifests", "manifests"),
+            ("--images", "images"),
+        ] {
             command.arg(flag).arg(self.dir.join(sub));
         }
         command.arg("--metrics").arg(format!("127.0.0.1:{}", self.metrics));
+        // Whoever tries this may have a fuller machine than a node would like.
+        command.args(["--eviction-hard", "none"]);
         // A process group of its own: a terminal's Ctrl-C must not end the agent before its pods.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         self.agent = Some(command.spawn().context("cannot start the agent")?);

@@ -9,7 +9,11 @@ const PATH: usize = 4096;
 
 /// The components of `path`, without empty ones and `.`. An absolute path is one from the layer's root. `entry` is
 /// the entry's name, for the message.
-pub(super) fn components<'a>(path: &'a [u8], entry: &[u8], depth: usize) -> Result<Vec<&'a [u8]>, Error> {
+pub(in crate::store::convert) fn components<'a>(
+    path: &'a [u8],
+    entry: &[u8],
+    depth: usize,
+) -> Result<Vec<&'a [u8]>, Error> {
     let refuse = |what| Err(Error::refused(entry, what));
     if path.is_empty() {
         return refuse("it has no name");

@@ -160,12 +160,14 @@ impl Parser {
         Ok(())
     }
 
-    /// Ends the stream.
+    /// Ends the stream. Neither the blocks of zeros at the end need be there nor what fills the last entry's last block:
+    /// some tools write neither, and Go's reader, by which other runtimes unpack, does not miss them.
     pub(super) fn finish(&self) -> Result<(), Error> {
         let open = self.pax.is_some() || self.long_name.is_some() || self.long_link.is_some();
         match self.state {
             State::End => Ok(()),
             State::Header if self.block.is_empty() && !open => Ok(()),
+            State::Padding { .. } if !open => Ok(()),
             _ => Err(Error::Truncated { offset: self.offset }),
         }
     }

@@ -1,0 +1,78 @@
+//! `fsGroup` on a volume that outlasts its pods: everything in it belongs to the group, which may read and write it.
+//!
+//! What lies there was made by containers, and another pod may be at work in it: nothing is done by a path that could lead
+//! elsewhere, and links are given to the group without being followed.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, chownat, fstat, openat};
+use rustix::io::Errno;
+
+/// The group may read and write.
+const FILE_BITS: u32 = 0o660;
+/// And what is made in a directory belongs to it.
+const DIRECTORY_BITS: u32 = 0o2770;
+/// As many directories in one another are gone into: each is a descriptor of the agent's, and a container may make as many
+/// as it likes.
+const DEEPEST: usize = 256;
+
+/// Gives a volume to a group. With `on_mismatch`, nothing is done when its top is as it should be
+/// (`fsGroupChangePolicy: OnRootMismatch`).
+pub(super) fn own(root: &Path, group: u32, on_mismatch: bool) -> io::Result<()> {
+    let top = openat(CWD, root, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let found = fstat(&top)?;
+    if on_mismatch && found.st_gid == group && found.st_mode & DIRECTORY_BITS == DIRECTORY_BITS {
+        return Ok(());
+    }
+    // The top last: as long as it is not done, the next try begins anew.
+    let mut open = vec![Dir::read_from(&top)?];
+    while let Some(dir) = open.last_mut() {
+        let Some(entry) = dir.read() else {
+            open.pop();
+            continue;
+        };
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match openat(dir.fd()?, name, flags, Mode::empty()) {
+            // Somebody removed it meanwhile.
+            Err(Errno::NOENT) => continue,
+            opened => opened?,
+        };
+        let found = fstat(&file)?;
+        give(&file, &found, group)?;
+        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+            if open.len() >= DEEPEST {
+                return Err(io::Error::other(format!("it has more than {DEEPEST} directories in one another")));
+            }
+            open.push(Dir::new(openat(&file, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?);
+        }
+    }
+    give(&top, &found, group)
+}
+
+fn give(file: &OwnedFd, found: &Stat, group: u32) -> io::Result<()> {
+    let kind = FileType::from_raw_mode(found.st_mode);
+    if found.st_gid != group {
+        chownat(file.as_fd(), "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    let bits = match kind {
+        FileType::Symlink => return Ok(()),
+        FileType::Directory => DIRECTORY_BITS,
+        _ => FILE_BITS,
+    };
+    // A change of owner takes set-id bits away, so what was there is set again.
+    let mode = (found.st_mode & 0o7777) | bits;
+    if found.st_mode & 0o7777 != mode || found.st_gid != group {
+        // By descriptor: a file that was opened as a place only has no other way.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
