@@ -24,6 +24,8 @@ replaced() { # WHAT OLD
 check "the package is installed" dpkg --install /root/lamina.deb
 systemctl daemon-reload
 mkdir -p /etc/lamina/manifests
+# The pods here need no bridge, and this kernel has none.
+echo "network: none" >/etc/lamina/config.yaml
 cat >/etc/lamina/manifests/web.yaml <<'POD'
 apiVersion: v1
 kind: Pod
@@ -65,14 +67,15 @@ check "the service is restarted after that" systemctl restart lamina
 replaced upgrade "$old"
 
 echo "# what needs a kernel with more than most test machines have"
-# A pod's manifest: its name, then lines of its container and of its spec.
+# A pod's manifest: its name, then lines of its container and of its spec; on the host's network unless it says otherwise.
 pod() { # NAME CONTAINER [SPEC]
+  case ${3:-} in *hostUsers*) network= ;; *) network="hostNetwork: true" ;; esac
   cat >"/etc/lamina/manifests/.$1" <<POD
 apiVersion: v1
 kind: Pod
 metadata: { name: $1 }
 spec:
-  hostNetwork: true
+  $network
   terminationGracePeriodSeconds: 0
   ${3:-}
   containers: [{ name: app, image: "oci:/layout:busybox", imagePullPolicy: IfNotPresent, $2 }]
@@ -119,6 +122,25 @@ named() { lamina describe pod/lost | grep 'no-such-profile.*is it loaded'; }
 until_ok "a profile that is not loaded is named" named
 rm /etc/lamina/manifests/{guarded,lost}.yaml
 check "these go, too" lamina wait pod/guarded pod/lost --for=deleted --timeout 60s
+
+echo "# what a pod with users of its own writes is counted by the file system, names or not"
+# Writes a file that has no name any more, so that nobody can walk to it; keeps it open.
+hidden() { # DIRECTORY MEGABYTES
+  echo "command: [sh, -c, 'exec 3>$1/file; rm $1/file; dd if=/dev/zero bs=1M count=$2 >&3; exec sleep 1002']"
+}
+scratch='volumeMounts: [{ name: scratch, mountPath: /scratch }]'
+own=$(printf '%s\n  ' "hostUsers: false" "restartPolicy: Never" "volumes: [{ name: scratch, emptyDir: { sizeLimit: 4Mi } }]")
+pod modest "$scratch, $(hidden /scratch 2)" "$own"
+pod volume "$scratch, $(hidden /scratch 6)" "$own"
+pod layer "resources: { limits: { ephemeral-storage: 4Mi } }, $(hidden /tmp 6)" "$own"
+evicted() { lamina get pod "$1" -o json | tr -d '\n' | grep "\"reason\": *\"Evicted\"" && lamina get pod "$1" -o json | grep "$2"; }
+until_ok "a pod whose volume has too much is evicted" evicted volume 'EmptyDir volume \\"scratch\\" exceeds the limit \\"4Mi\\"'
+until_ok "so is one whose container has" evicted layer 'ephemeral'
+check "one with less runs" lamina wait pod/modest --for=ready --timeout 60s
+uid=$(lamina get pod modest -o json | sed -n 's/^ *"uid": *"\(.*\)".*/\1/p' | head -n 1)
+check "its volume has a project of its own" sh -c "lsattr -pd /var/lib/lamina/pods/$uid/volumes/scratch | grep -E '^ *12[0-9]{8} .*P'"
+rm /etc/lamina/manifests/{modest,volume,layer}.yaml
+check "they go" lamina wait pod/modest pod/volume pod/layer --for=deleted --timeout 60s
 
 rm /etc/lamina/manifests/web.yaml
 until_ok "the pod goes with its manifest" test ! -e "/proc/$pid"

@@ -101,6 +101,14 @@ pub struct WorkloadView {
     pub controller: Option<ObjectKey>,
 }
 
+/// How many users a pod has in a namespace of its own: all that 16 bits can name, as Kubernetes gives.
+pub const OWN_USERS: u32 = 65_536;
+
+/// Whether a pod has a user namespace of its own (`hostUsers: false`).
+pub fn has_own_users(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.host_users) == Some(false)
+}
+
 impl PodView {
     /// The statuses of its containers: the main ones, then those that come before them.
     pub fn statuses(&self) -> impl Iterator<Item = &ContainerStatus> {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, OFlags, Stat};
 
 use super::{ContainerRef, Error, Node};
-use crate::store::convert::unpack::Target;
+use crate::api::view::OWN_USERS;
+use crate::store::convert::unpack::{Ids, Target};
 use crate::sys::inside;
 
 /// A running container's files.
@@ -17,9 +18,9 @@ use crate::sys::inside;
 pub struct ContainerFiles {
     /// `namespace/pod/container`, for messages.
     pub name: String,
+    /// What the host calls its users and groups.
+    pub ids: Ids,
     root: OwnedFd,
-    /// Whether its ids are the host's own.
-    plain: bool,
 }
 
 /// Something in a container that can be copied.
@@ -59,18 +60,17 @@ impl Node {
     /// # Errors
     /// If it does not run.
     pub fn container_files(&self, target: &ContainerRef) -> Result<ContainerFiles, Error> {
-        let (name, pid) = self.process_of(target)?;
+        let (name, pid, first) = self.process_of(target)?;
         let failed = |e: io::Error| Error::failed(format!("look into {name}"))(e);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = format!("/proc/{pid}/root");
         let root = rustix::fs::open(place, flags, rustix::fs::Mode::empty()).map_err(|e| failed(e.into()))?;
-        let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).map_err(failed)?;
         // Asked again: a number of a process that has ended meanwhile may be another's.
         if self.process_of(target)?.1 != pid {
             return Err(failed(io::ErrorKind::NotFound.into()));
         }
-        let plain = map.split_whitespace().take(2).eq(["0", "0"]);
-        Ok(ContainerFiles { name, root, plain })
+        let ids = first.map_or(Ids::HOST, |first| Ids { first, count: OWN_USERS });
+        Ok(ContainerFiles { name, ids, root })
     }
 }
 
@@ -105,15 +105,6 @@ impl ContainerFiles {
     /// # Errors
     /// If what `path` lies in is not there, or it is of the wrong kind.
     pub fn place(&self, path: &Path, incoming: &Incoming) -> Result<Place, Error> {
-        if !self.plain {
-            return Err(Error::Refused {
-                action: "copy into",
-                name: self.name.clone(),
-                reason: "its users are not the host's (hostUsers: false); write through a process of its own: \
-                         lamina exec -i … -- tee FILE"
-                    .to_owned(),
-            });
-        }
         let there = match inside::open(&self.root, path, OFlags::PATH) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,

@@ -153,11 +153,12 @@ impl Node {
     }
 
     /// The name and the first process of a running container.
-    pub(super) fn process_of(&self, target: &ContainerRef) -> Result<(String, u32), Error> {
+    pub(super) fn process_of(&self, target: &ContainerRef) -> Result<(String, u32, Option<u32>), Error> {
         let (key, view, index) = self.find(target)?;
         let extras = view.lamina.containers.get(index).ok_or_else(|| missing(target))?;
         let pid = extras.pid.ok_or_else(|| not_running(&key, target))?;
-        Ok((format!("{key}/{}", extras.name), pid))
+        let first = Some(extras.first_id).filter(|first| *first > 0);
+        Ok((format!("{key}/{}", extras.name), pid, first))
     }
 
     /// A pod and the index of one of its containers, by name.

@@ -20,6 +20,7 @@ use rustix::mount::MountAttrFlags;
 use crate::store::{LayerKey, Store};
 use crate::sys::erofs;
 use crate::sys::mount::{self, Mount, Tier};
+use crate::sys::quota;
 
 /// Why a layer cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -178,14 +179,18 @@ pub struct Writable {
 }
 
 impl Writable {
-    /// Makes both directories, 0755 and 0700, below `attempt` (which is not readable by others).
+    /// Makes both directories, 0755 and 0700, below `attempt` (which is not readable by others); `is_counted`: where the
+    /// file system can, it counts what is written (see [`quota`]).
     ///
     /// # Errors
     /// If a directory cannot be made.
-    pub fn create(attempt: &Path) -> std::io::Result<Self> {
+    pub fn create(attempt: &Path, is_counted: bool) -> std::io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         let (upper, work) = (attempt.join("upper"), attempt.join("work"));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(attempt)?;
+        if is_counted {
+            quota::mark(attempt);
+        }
         std::fs::DirBuilder::new().mode(0o755).create(&upper)?;
         std::fs::DirBuilder::new().mode(0o700).create(&work)?;
         Ok(Self { upper, work })

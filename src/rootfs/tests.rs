@@ -33,7 +33,7 @@ fn an_attached_layer_reaches_another_namespace_and_leaves_no_trace_here() {
                 place
             })
             .collect();
-        let writable = Writable::create(&base.join("attempt")).unwrap();
+        let writable = Writable::create(&base.join("attempt"), false).unwrap();
         std::fs::create_dir(base.join("merged")).unwrap();
         mount::overlay_at(&lower, Some((&writable.upper, &writable.work)), &base.join("merged")).unwrap();
         std::fs::write(base.join("merged/mine"), "x").unwrap();
@@ -59,7 +59,7 @@ fn a_directory_layer_is_mounted_read_only() {
 fn the_two_writable_directories_are_made_once() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
-    let writable = Writable::create(&dir.path().join("a/0")).unwrap();
+    let writable = Writable::create(&dir.path().join("a/0"), true).unwrap();
     assert_eq!(std::fs::metadata(&writable.upper).unwrap().permissions().mode() & 0o777, 0o755);
-    assert!(Writable::create(&dir.path().join("a/0")).is_err(), "an attempt's directories were used twice");
+    assert!(Writable::create(&dir.path().join("a/0"), true).is_err(), "an attempt's directories were used twice");
 }

@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 use super::{Context, Error, Source, mount_attributes};
 use crate::api::ids::{HUGE_PAGES, page_size};
 use crate::api::quantity::Quantity;
+use crate::api::view::has_own_users;
 use crate::sys::mount::Mount;
+use crate::sys::quota;
 
 /// Everyone may write, as on a kubelet; with a group of its own, new files belong to that group.
 const MODE: u32 = 0o777;
@@ -39,6 +41,9 @@ pub(super) fn prepare(name: &str, empty: &EmptyDirVolumeSource, context: &Contex
     };
     match std::fs::DirBuilder::new().mode(MODE).create(&path) {
         Ok(()) => {
+            if has_own_users(context.pod) {
+                quota::mark(&path);
+            }
             // The umask must not narrow it.
             let permissions = std::fs::Permissions::from_mode(mode);
             own(name, &path, context)?;

@@ -138,3 +138,59 @@ fn no_link_of_a_container_leads_a_copy_out_of_it() {
     assert_eq!(fs::read_dir(&canary).unwrap().count(), 1);
     node.finish();
 }
+
+#[test]
+fn in_a_pod_with_users_of_its_own_owners_are_those_of_the_container() {
+    let node = Node::start();
+    let (_, image) = node.busybox();
+    let host = node.path("host");
+    fs::create_dir(&host).unwrap();
+    let volumes = format!(
+        "hostUsers: false\n  volumes: [{{ name: disk, emptyDir: {{}} }}, {{ name: memory, emptyDir: {{ medium: Memory }} }}, \
+         {{ name: host, hostPath: {{ path: {} }} }}]",
+        host.display()
+    );
+    let mounts = "command: [sleep, \"1000\"], volumeMounts: [{ name: disk, mountPath: /disk }, \
+                  { name: memory, mountPath: /memory }, { name: host, mountPath: /host }]";
+    node.manifest("mapped.yaml", &pod("mapped", &image, mounts, &volumes));
+    node.running("mapped");
+    let path = |below: &str| node.path(below).display().to_string();
+    let inside = |script: &str| node.ok(&["exec", "mapped", "--", "sh", "-c", script]);
+
+    fs::create_dir_all(node.path("from/deep")).unwrap();
+    fs::write(node.path("from/deep/file"), b"one").unwrap();
+    symlink("file", node.path("from/deep/link")).unwrap();
+    for name in ["from/deep", "from/deep/file"] {
+        std::os::unix::fs::chown(node.path(name), Some(1000), Some(2000)).unwrap();
+    }
+    for to in ["/", "/disk", "/memory", "/host"] {
+        node.ok(&["cp", &path("from"), &format!("mapped:{to}")]);
+        node.ok(&["cp", &path("from/deep/file"), &format!("mapped:{to}/single")]);
+        node.ok(&["cp", "--archive", &path("from"), &format!("mapped:{to}/kept")]);
+        node.ok(&["cp", "--archive", &path("from/deep/file"), &format!("mapped:{to}/kept")]);
+        let owners = format!(
+            "cd {to}; stat -c %u:%g from from/deep from/deep/file from/deep/link single kept | sort -u; \
+             stat -c %u:%g kept/deep kept/deep/file kept/file | sort -u; cat from/deep/link single kept/file"
+        );
+        assert_eq!(inside(&owners), "0:0\n1000:2000\noneoneone", "{to}");
+    }
+    // On what is there, also where it has become another's, and out again.
+    inside("chown 7:8 /disk/single; chmod 600 /disk/single");
+    fs::write(node.path("two"), b"two").unwrap();
+    node.ok(&["cp", &path("two"), "mapped:/disk/single"]);
+    assert_eq!(node.ok(&["cp", "mapped:/disk/single", "-"]), "two");
+    for from in ["/kept", "/disk/kept"] {
+        node.ok(&["cp", "--archive", &format!("mapped:{from}"), &path("back")]);
+        let stat = fs::metadata(node.path("back/deep/file")).unwrap();
+        assert_eq!((stat.uid(), stat.gid()), (1000, 2000), "{from}");
+        node.ok(&["cp", "--archive", &format!("mapped:{from}/file"), &path("file")]);
+        assert_eq!(fs::metadata(node.path("file")).unwrap().uid(), 1000);
+        fs::remove_dir_all(node.path("back")).unwrap();
+    }
+    // An id that it does not have would be another pod's.
+    std::os::unix::fs::chown(node.path("two"), Some(70_000), Some(0)).unwrap();
+    let said = node.lamina(&["cp", "--archive", &path("two"), "mapped:/large"]);
+    assert!(said.status == 1 && said.err.contains("no user 70000"), "{} {}", said.status, said.err);
+    assert_eq!(inside("ls / | grep -c large || true"), "0\n");
+    node.finish();
+}

@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use clap::Args;
 use hyper::body::Bytes;
 use lamina::server::wire::{COPY_KIND, COPY_MODE, COPY_MTIME, COPY_OWNER};
-use lamina::store::convert::unpack::{Attributes, Owner, Target, Unpack, write_file};
+use lamina::store::convert::unpack::{Attributes, Ids, Owner, Target, Unpack, write_file};
 use lamina::store::tree::{HostTree, Merged, Time, write_tar};
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -133,7 +133,7 @@ async fn out(mut body: Download, path: &Path, to: &Side<'_>, archive: bool) -> a
             made => made.with_context(failed)?,
         }
         let root: OwnedFd = File::open(&dir).with_context(failed)?.into();
-        let mut unpack = Unpack::new(root, if archive { Owner::Kept } else { Owner::Given(me.0, me.1) });
+        let mut unpack = Unpack::new(root, if archive { Owner::Kept(Ids::HOST) } else { Owner::Given(me.0, me.1) });
         while let Some(chunk) = body.chunk().await? {
             unpack.feed(&chunk).with_context(failed)?;
         }

@@ -1,7 +1,7 @@
 //! What pods may take on disk, and what they take: volumes, writable layers and logs.
 //!
-//! Only pods that have such a limit are measured, by a walk that ends where a limit is passed; how often follows from how
-//! long it takes (see [`super::Keeper`]).
+//! Only pods that have such a limit are measured; how often follows from how long it takes (see [`super::Keeper`]). Where
+//! the file system counts what is written ([`quota`]) it is asked, elsewhere a walk ends where a limit is passed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::api::quantity::Quantity;
-use crate::sys::tree;
+use crate::api::view::has_own_users;
+use crate::sys::{quota, tree};
 
 /// The resource.
 pub(super) const RESOURCE: &str = "ephemeral-storage";
@@ -40,6 +41,8 @@ pub(super) struct Places {
     pub(super) volumes: BTreeMap<String, PathBuf>,
     /// Of each container: its newest attempt, and its logs.
     pub(super) containers: BTreeMap<String, Vec<PathBuf>>,
+    /// Whether a count of the file system may be believed.
+    is_counted: bool,
 }
 
 impl Limits {
@@ -110,16 +113,20 @@ impl Places {
             let logs = logs.join(&name);
             (name, vec![own, logs])
         });
-        Self { volumes: volumes.collect(), containers: containers.collect() }
+        Self { volumes: volumes.collect(), containers: containers.collect(), is_counted: has_own_users(pod) }
     }
 
     /// What of each part takes, as far as up to `most` bytes a tree. Blocks.
     pub(super) fn measure(&self, most: u64) -> Used {
-        let volumes = self.volumes.iter().map(|(name, path)| (name.clone(), tree::usage(path, most)));
+        let usage = |path: &Path| {
+            let counted = self.is_counted.then(|| quota::usage(path)).flatten();
+            counted.unwrap_or_else(|| tree::usage(path, most))
+        };
+        let volumes = self.volumes.iter().map(|(name, path)| (name.clone(), usage(path)));
         let containers = self.containers.iter().map(|(name, paths)| {
             let mut sum = tree::Usage::default();
             for path in paths {
-                sum += tree::usage(path, most);
+                sum += usage(path);
             }
             (name.clone(), sum)
         });

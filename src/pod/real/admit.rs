@@ -10,6 +10,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use crate::api::ids::{is_device, page_size};
 use crate::api::quantity::Quantity;
 use crate::api::sysctl;
+use crate::api::view::has_own_users;
 use crate::pod::state::Ended;
 use crate::runtime::cdi;
 use crate::runtime::spec::{ContainerSpec, VolumeBind};
@@ -52,8 +53,7 @@ impl Policy {
     }
 
     fn users(&self, pod: &Pod) -> Option<Ended> {
-        let wanted = pod.spec.as_ref().and_then(|s| s.host_users) == Some(false);
-        (wanted && !self.user_namespaces).then(|| {
+        (has_own_users(pod) && !self.user_namespaces).then(|| {
             let message =
                 "spec.hostUsers: false needs Linux 6.15 or later with user namespaces, and this node has none";
             Ended::new("UserNamespacesNotSupported", message)

@@ -12,6 +12,7 @@ use super::record::blocking;
 use super::{Real, binds, disk, envfile, fetch, message, spec};
 use crate::api::Reason;
 use crate::api::problem::chain;
+use crate::api::view::has_own_users;
 use crate::pod::backoff;
 use crate::pod::desired::Desired;
 use crate::pod::engine::StepError;
@@ -85,11 +86,11 @@ impl Real {
             serde_json::to_vec(&built.container).map_err(|e| StepError::backoff("CreateContainerError", &e))?;
         let dir = disk::attempt_dir(&self.dir(&record.uid), name, number);
         let writable = {
-            let (dir, attempt) = (dir.clone(), attempt.clone());
+            let (dir, attempt, is_counted) = (dir.clone(), attempt.clone(), has_own_users(&record.pod));
             blocking(move || {
                 // For `exec`, which outlasts this agent; gone with the machine's boot like the container itself.
                 atomic::write_volatile(&spec_file, &spec_text, 0o600)?;
-                make_attempt(&dir, &attempt)
+                make_attempt(&dir, &attempt, is_counted)
             })
             .await?
         };
@@ -347,9 +348,9 @@ impl Real {
 }
 
 /// Makes an attempt's directory anew; what an earlier try of the same start left goes.
-fn make_attempt(dir: &Path, attempt: &Attempt) -> Result<Writable, disk::Error> {
+fn make_attempt(dir: &Path, attempt: &Attempt, is_counted: bool) -> Result<Writable, disk::Error> {
     disk::remove_tree(dir)?;
-    let writable = Writable::create(dir).map_err(disk::io_error("create", dir))?;
+    let writable = Writable::create(dir, is_counted).map_err(disk::io_error("create", dir))?;
     message::make(dir)?;
     disk::write_attempt(dir, attempt)?;
     Ok(writable)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Real, disk};
 use crate::api::PodUid;
+use crate::api::view::has_own_users;
 use crate::pod::desired::{Desired, Eviction};
 use crate::pod::engine::StepError;
 use crate::pod::plan::everyone;
@@ -29,7 +30,7 @@ impl Real {
 
     pub(super) async fn accept(&mut self, desired: &Desired, seen: &mut Observed) -> Result<(), StepError> {
         let ended = self.machine.policy.refuses(&desired.pod);
-        let mapped = desired.pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) && ended.is_none();
+        let mapped = has_own_users(&desired.pod) && ended.is_none();
         let users = if mapped {
             let none = || StepError::on_change("FailedCreatePodSandBox", "no range of user ids is free on this node");
             Some(self.machine.users.take().ok_or_else(none)?)

@@ -6,15 +6,14 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Mutex;
 
 use super::locked;
+use crate::api::view::OWN_USERS;
 
 /// The first id that is given. From here on no distribution has users, and systemd leaves the ids to nobody else.
 const FIRST: u32 = 0x7000_0000;
 /// The end: above lie ids that systemd gives to other purposes.
 const END: u32 = 2_147_352_576;
-/// How many a pod has.
-const COUNT: u32 = 65_536;
 /// How many pods there can be.
-const SLOTS: u32 = (END - FIRST) / COUNT;
+const SLOTS: u32 = (END - FIRST) / OWN_USERS;
 
 /// Which ranges are taken.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ impl UserIds {
     /// Takes a range: its first id. `None` if all are taken.
     pub(super) fn take(&self) -> Option<u32> {
         let mut taken = locked(&self.taken);
-        let free = (0..SLOTS).map(|n| FIRST + (self.begin + n) % SLOTS * COUNT).find(|id| !taken.contains(id))?;
+        let free = (0..SLOTS).map(|n| FIRST + (self.begin + n) % SLOTS * OWN_USERS).find(|id| !taken.contains(id))?;
         taken.insert(free);
         Some(free)
     }
@@ -62,7 +61,8 @@ mod tests {
         let all: BTreeSet<u32> = (0..SLOTS).map(|_| ids.take().unwrap()).collect();
         assert_eq!(all.len(), SLOTS as usize);
         assert!(
-            all.iter().all(|first| *first >= FIRST && first + COUNT <= END && (first - FIRST).is_multiple_of(COUNT))
+            all.iter()
+                .all(|first| *first >= FIRST && first + OWN_USERS <= END && (first - FIRST).is_multiple_of(OWN_USERS))
         );
         assert_eq!(ids.take(), None);
         let one = *all.first().unwrap();

@@ -15,11 +15,9 @@ use super::init::Init;
 use super::setup::write_sysctls;
 use super::{Config, Error};
 use crate::api::problem::chain;
+use crate::api::view::OWN_USERS;
 use crate::sys::namespace::{self, Namespace};
 use crate::sys::process::{self, Clone, Forked};
-
-/// How many ids a pod has: all that 16 bits can name, as Kubernetes gives.
-const COUNT: u32 = 65_536;
 
 /// The longest complaint of the child.
 const COMPLAINT: usize = 1024;
@@ -70,7 +68,7 @@ fn take(
     mapped: &OwnedFd,
     said: &OwnedFd,
 ) -> io::Result<Users> {
-    let map = format!("0 {first} {COUNT}\n");
+    let map = format!("0 {first} {OWN_USERS}\n");
     for file in ["uid_map", "gid_map"] {
         std::fs::write(format!("/proc/{pid}/{file}"), &map)?;
     }

@@ -24,8 +24,9 @@ use crate::node::copy::{ContainerFiles, Incoming, Place};
 use crate::server::problem::{Problem, Reason};
 use crate::server::wire::{COPY_KIND, COPY_MODE, COPY_MTIME, COPY_OWNER};
 use crate::server::{State, export};
-use crate::store::convert::unpack::{Attributes, Owner, Unpack, write_file};
+use crate::store::convert::unpack::{Attributes, Ids, Owner, Unpack, write_file};
 use crate::store::tree::{HostTree, Merged, Time, write_tar};
+use crate::sys::owner;
 
 /// How many pieces wait for a slow disk.
 const QUEUE: usize = 4;
@@ -59,18 +60,24 @@ fn files(state: &State, what: &What) -> Result<ContainerFiles, Problem> {
 
 pub(super) async fn out(Shared(state): Shared<Arc<State>>, wanted: Wanted) -> Result<Response, Problem> {
     let what = wanted.map_err(|e| invalid(&e))?.0;
-    let source = state.blocking(move |s| Ok(files(s, &what)?.open(&what.path)?)).await?;
+    let open = move |s: &State| {
+        let files = files(s, &what)?;
+        Ok((files.open(&what.path)?, files.ids.first))
+    };
+    let (source, first) = state.blocking(open).await?;
     let stat = source.stat;
+    // What the container does not have is nobody's there; here it is shown as it is.
+    let own = |id: u32| id.checked_sub(first).unwrap_or(id);
     let headers = |kind: &str| {
         [
             (COPY_KIND, kind.to_owned()),
             (COPY_MODE, (stat.st_mode & 0o7777).to_string()),
             (COPY_MTIME, stat.st_mtime.to_string()),
-            (COPY_OWNER, format!("{}:{}", stat.st_uid, stat.st_gid)),
+            (COPY_OWNER, format!("{}:{}", own(stat.st_uid), own(stat.st_gid))),
         ]
     };
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        let tree = HostTree::of(source.file, &source.path);
+        let tree = HostTree::of(source.file, &source.path).mapped(first);
         let merged = Merged::new(vec![Arc::new(tree)]);
         let body = Body::from_stream(export::made(move |out| write_tar(&merged, out)));
         return Ok((headers("directory"), body).into_response());
@@ -111,7 +118,16 @@ pub(super) async fn into(
 ) -> Result<Json<Value>, Problem> {
     let what = wanted.map_err(|e| invalid(&e))?.0;
     let (to, pieces) = mpsc::channel(QUEUE);
-    let work = state.blocking(move |s| write(s, &what, Incomings { pieces, rest: Bytes::new() }));
+    let work = state.blocking(move |s| {
+        let (files, from) = (files(s, &what)?, Incomings { pieces, rest: Bytes::new() });
+        let write = || write(&files, &what, from);
+        // New files are root's: the container's.
+        if files.ids == Ids::HOST {
+            write()
+        } else {
+            owner::with(files.ids.first, write).map_err(|e| failed(&files, &e))?
+        }
+    });
     let feed = async move {
         let mut stream = body.into_data_stream();
         while let Some(piece) = stream.next().await {
@@ -126,31 +142,33 @@ pub(super) async fn into(
     written.map(Json)
 }
 
-fn write(state: &State, what: &What, mut from: Incomings) -> Result<Value, Problem> {
-    let files = files(state, what)?;
+fn failed(files: &ContainerFiles, error: &dyn std::error::Error) -> Problem {
+    let problem = Problem::of(Reason::Failed, error);
+    Problem { message: format!("cannot copy into {}: {}", files.name, problem.message), ..problem }
+}
+
+fn write(files: &ContainerFiles, what: &What, mut from: Incomings) -> Result<Value, Problem> {
     let name = OsString::from(what.name.clone().unwrap_or_default());
     let incoming = match what.kind.as_deref() {
         Some("file") => Incoming::File(name),
         Some("directory") => Incoming::Directory(name),
         _ => Incoming::Anything,
     };
-    let failed = |error: &dyn std::error::Error| {
-        let problem = Problem::of(Reason::Failed, error);
-        Problem { message: format!("cannot copy into {}: {}", files.name, problem.message), ..problem }
-    };
+    let failed = |error: &dyn std::error::Error| failed(files, error);
+    let root = (files.ids.first, files.ids.first);
     match files.place(&what.path, &incoming)? {
         Place::File(target) => {
             let mode = what.mode.unwrap_or(0o644);
             let attributes = Attributes {
                 mode: if what.archive { mode } else { mode & 0o1777 },
-                owner: if what.archive { (what.uid, what.gid) } else { (0, 0) },
+                owner: if what.archive { files.ids.host((what.uid, what.gid)).map_err(|e| failed(&e))? } else { root },
                 mtime: Time { seconds: what.mtime.unwrap_or_else(now), nanoseconds: 0 },
             };
             let bytes = write_file(&target, attributes, &mut from).map_err(|e| failed(&e))?;
             Ok(json!({"bytes": bytes, "skipped": []}))
         }
         Place::Below(dir) => {
-            let owner = if what.archive { Owner::Kept } else { Owner::Given(0, 0) };
+            let owner = if what.archive { Owner::Kept(files.ids) } else { Owner::Given(root.0, root.1) };
             let mut unpack = Unpack::new(dir, owner);
             let mut buffer = vec![0; 64 * 1024];
             let mut bytes = 0_u64;

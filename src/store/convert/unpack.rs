@@ -28,9 +28,35 @@ use crate::sys::inside;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// As the tar says, set-id bits included.
-    Kept,
+    Kept(Ids),
     /// This user's and group's; set-id bits go, for they would be another's program in this one's name.
     Given(u32, u32),
+}
+
+/// A container's ids: what the host calls them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// The host's id of the container's user and group 0.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl Ids {
+    /// Those of a container that has the host's.
+    pub const HOST: Self = Self { first: 0, count: u32::MAX };
+
+    /// What the host calls a user and a group.
+    ///
+    /// # Errors
+    /// If the container has none of that number.
+    pub fn host(self, (user, group): (u32, u32)) -> io::Result<(u32, u32)> {
+        let one = |id: u32, what| match self.first.checked_add(id) {
+            Some(host) if id < self.count => Ok(host),
+            _ => Err(io::Error::other(format!("there is no {what} {id} in it: ids are 0 to {}", self.count - 1))),
+        };
+        Ok((one(user, "user")?, one(group, "group")?))
+    }
 }
 
 /// What a file or directory is to have.
@@ -118,12 +144,12 @@ fn times(mtime: Time) -> Timestamps {
 }
 
 impl Tree {
-    fn attributes(&self, entry: &TarEntry) -> Attributes {
+    fn attributes(&self, entry: &TarEntry) -> io::Result<Attributes> {
         let (mode, owner) = match self.owner {
-            Owner::Kept => (entry.mode, (entry.uid, entry.gid)),
+            Owner::Kept(ids) => (entry.mode, ids.host((entry.uid, entry.gid))?),
             Owner::Given(uid, gid) => (entry.mode & 0o1777, (uid, gid)),
         };
-        Attributes { mode, owner, mtime: entry.mtime }
+        Ok(Attributes { mode, owner, mtime: entry.mtime })
     }
 
     /// The directory that `path` lies in; what is missing of it is made.
@@ -146,7 +172,7 @@ impl Tree {
     }
 
     fn make(&mut self, path: &Path, entry: &TarEntry) -> io::Result<()> {
-        let attributes = self.attributes(entry);
+        let attributes = self.attributes(entry)?;
         let Some(name) = path.file_name() else {
             // The root itself.
             if entry.what == What::Directory {

@@ -1,4 +1,4 @@
-//! Other machines: Debian's cloud kernels 6.1 and 6.12 in QEMU under software emulation, with cgroup v2 and an ext4
+//! Other machines: Debian's cloud kernels 6.1, 6.12 and the newest in QEMU under software emulation, with cgroup v2 and an ext4
 //! disk, running one shell script as a test.
 //!
 //! ```text
@@ -18,7 +18,7 @@ use crate::{Result, build, cache, images, packages, run as run_command, say, she
 /// How long a guest may take, emulation on a busy machine included.
 const LIMIT: Duration = Duration::from_secs(600);
 /// The version of what is kept of a kernel's package.
-const PARTS: u32 = 1;
+const PARTS: u32 = 2;
 /// A function of the shell that prints where this machine gets its Debian packages from.
 const MIRROR: &str = r#"
     mirror() {
@@ -31,7 +31,7 @@ const PROGRAMS: &str = "systemd-sysv,kmod,apparmor,nfs-kernel-server";
 /// What the script prints as its last line, followed by its exit status.
 const VERDICT: &str = "guest script ended with ";
 
-/// Boots `kernel` (`6.1` or `6.12`) and runs `script` in it; fails unless the script exits 0.
+/// Boots `kernel` (`6.1`, `6.12` or `newest`) and runs `script` in it; fails unless the script exits 0.
 pub fn run(kernel: &str, script: &Path) -> Result<()> {
     packages::install(&["guest"])?;
     let lamina = match std::env::var_os("LAMINA_BINARY") {
@@ -45,11 +45,11 @@ pub fn run(kernel: &str, script: &Path) -> Result<()> {
     boot(&parts.join("vmlinuz"), &initramfs, &disk)
 }
 
-/// Boots Debian with systemd and runs `script` there as a service, with `package` as `/root/lamina.deb`; fails unless the
-/// script exits 0.
+/// Boots Debian with systemd and its newest kernel, on a file system that counts projects, and runs `script` there as a
+/// service, with `package` as `/root/lamina.deb`; fails unless the script exits 0.
 pub fn service(package: &Path, script: &Path) -> Result<()> {
     packages::install(&["guest"])?;
-    let (parts, debian) = (kernel_parts("6.12")?, debian()?);
+    let (parts, debian) = (kernel_parts("newest")?, debian()?);
     let work = Work::create("systemd")?;
     let (root, disk) = (work.0.join("root"), work.0.join("disk.ext4"));
     let prepare = r#"
@@ -71,7 +71,8 @@ pub fn service(package: &Path, script: &Path) -> Result<()> {
     );
     images::write(&root.join("etc/systemd/system/test.service"), &unit)?;
     busybox(&work.0, &root.join("layout"))?;
-    shell("truncate -s 1G \"$2\"; mkfs.ext4 -q -F -d \"$1\" \"$2\"", &[root.as_os_str(), disk.as_os_str()])?;
+    let make = r#"truncate -s 1G "$2"; mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota -d "$1" "$2""#;
+    shell(make, &[root.as_os_str(), disk.as_os_str()])?;
     boot(&parts.join("vmlinuz"), &initramfs(&work.0, &parts)?, &disk)
 }
 
@@ -117,7 +118,8 @@ fn kernel_parts(kernel: &str) -> Result<PathBuf> {
     let suite = match kernel {
         "6.1" => "bookworm",
         "6.12" => "trixie",
-        _ => return Err(format!("no kernel {kernel}; there are 6.1 and 6.12")),
+        "newest" => "trixie-backports",
+        _ => return Err(format!("no kernel {kernel}; there are 6.1, 6.12 and newest")),
     };
     let dir = cache()?.join("guest").join(format!("{kernel}-{PARTS}"));
     if dir.join("vmlinuz").exists() {
@@ -134,15 +136,19 @@ fn kernel_parts(kernel: &str) -> Result<PathBuf> {
            -o Dir::Cache::pkgcache="$dir/apt/p.bin" -o Dir::Cache::srcpkgcache="$dir/apt/s.bin"
            -o APT::Sandbox::User=root)
         apt-get "${o[@]}" update >/dev/null
-        p=$(apt-cache "${o[@]}" depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: *//p' | head -n 1)
-        apt-get "${o[@]}" download "$p" >/dev/null
-        dpkg-deb -x "$p"_*.deb root
+        depends() { apt-cache "${o[@]}" depends "$1" | sed -n 's/^ *Depends: *//p' | grep -E "^linux-($2)-[0-9]"; }
+        p=$(depends linux-image-cloud-amd64 image)
+        # Newer ones are in several packages.
+        for p in $p $(depends "$p" 'base|binary|modules' || true); do
+            apt-get "${o[@]}" download "$p" >/dev/null
+            dpkg-deb -x "$p"_*.deb root
+        done
         [ -d root/lib/modules ] || ln -s usr/lib root/lib
         version=$(ls root/lib/modules)
         find root/lib/modules/ -name '*.ko.xz' -exec xz -d {} +
         depmod -b root "$version"
         mkdir modules; : >modules/order
-        for m in virtio_pci virtio_blk loop erofs overlay; do
+        for m in virtio_pci virtio_blk loop erofs overlay quota_v2; do
             modprobe -d "$dir/root" -S "$version" --show-depends "$m" 2>/dev/null | awk '/^insmod/ {print $2}' || true
         done | awk '!seen[$0]++' | while read -r ko; do
             cp "$ko" modules/; basename "$ko" >>modules/order
@@ -154,7 +160,7 @@ fn kernel_parts(kernel: &str) -> Result<PathBuf> {
         done
         cp root/lib/modules/"$version"/modules.{builtin,builtin.modinfo,order} "lib/modules/$version/"
         depmod -b . "$version"
-        cp "root/boot/vmlinuz-$version" vmlinuz.new
+        cp "$(find root/ -name 'vmlinuz*' -type f | head -n 1)" vmlinuz.new
         rm -rf root apt ./*.deb
         mv vmlinuz.new vmlinuz
     "#;

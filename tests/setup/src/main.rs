@@ -9,7 +9,7 @@
 //! lamina-setup apps                 PostgreSQL, Redis and other real programs as one OCI layout; prints its path
 //! lamina-setup images DIR           base, runtime, game:1 and game:2 as one OCI layout
 //! lamina-setup demo                 all of the above, a registry on loopback, then `lamina demo`
-//! lamina-setup guest KERNEL SCRIPT  boots Debian's kernel (6.1 or 6.12) and runs SCRIPT in it
+//! lamina-setup guest KERNEL SCRIPT  boots Debian's kernel (6.1, 6.12 or newest) and runs SCRIPT in it
 //! lamina-setup service DEB SCRIPT   boots Debian with systemd and runs SCRIPT there, with the package at hand
 //! ```
 
