@@ -138,7 +138,8 @@ until_ok "a pod whose volume has too much is evicted" evicted volume 'EmptyDir v
 until_ok "so is one whose container has" evicted layer 'ephemeral'
 check "one with less runs" lamina wait pod/modest --for=ready --timeout 60s
 uid=$(lamina get pod modest -o json | sed -n 's/^ *"uid": *"\(.*\)".*/\1/p' | head -n 1)
-check "its volume has a project of its own" sh -c "lsattr -pd /var/lib/lamina/pods/$uid/volumes/scratch | grep -E '^ *12[0-9]{8} .*P'"
+project() { lsattr -pd "/var/lib/lamina/pods/$1/volumes/scratch" | tee /dev/stderr | grep -qE '^ *1[23][0-9]{8} .*P'; }
+check "its volume has a project of its own" project "$uid"
 rm /etc/lamina/manifests/{modest,volume,layer}.yaml
 check "they go" lamina wait pod/modest pod/volume pod/layer --for=deleted --timeout 60s
 
