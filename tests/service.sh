@@ -120,8 +120,16 @@ check "also for whoever looks in" lamina exec guarded -- sh -c '! touch /tmp/den
 pod lost "$(profile no-such-profile), command: [sleep, '1000']"
 named() { lamina describe pod/lost | grep 'no-such-profile.*is it loaded'; }
 until_ok "a profile that is not loaded is named" named
-rm /etc/lamina/manifests/{guarded,lost}.yaml
-check "these go, too" lamina wait pod/guarded pod/lost --for=deleted --timeout 60s
+pod default "securityContext: { appArmorProfile: { type: RuntimeDefault }, capabilities: { add: [SYS_ADMIN] } }, command: [sleep, '1003']"
+check "the profile by default needs nobody else" lamina wait pod/default --for=ready --timeout 60s
+check "it is enforced, too" sh -c "grep -qx 'lamina-default (enforce)' /proc/$(running sleep 1003)/attr/apparmor/current"
+check "it lets a program work" lamina exec default -- sh -c 'echo x >/tmp/x && mkdir /tmp/d && mv /tmp/x /tmp/d/ && sleep 1 & kill $! && echo 0 >/proc/self/oom_score_adj'
+check "but not mount" lamina exec default -- sh -c '! mount -t tmpfs none /tmp'
+pod free "securityContext: { capabilities: { add: [SYS_ADMIN] } }, command: [sleep, '1000']"
+check "a pod without a profile runs" lamina wait pod/free --for=ready --timeout 60s
+check "and mounts" lamina exec free -- mount -t tmpfs none /tmp
+rm /etc/lamina/manifests/{guarded,lost,default,free}.yaml
+check "these go, too" lamina wait pod/guarded pod/lost pod/default pod/free --for=deleted --timeout 60s
 
 echo "# what a pod with users of its own writes is counted by the file system, names or not"
 # Writes a file that has no name any more, so that nobody can walk to it; keeps it open.

@@ -11,6 +11,7 @@
 //! [`spec`] says what a container is and [`launch`] starts one; [`protocol`] is what agent and shim say, [`client`] the
 //! agent's side, [`shim`] the other; [`logs`] writes and reads the log files. The runtime receives mounts as values and never sees the store.
 
+pub mod apparmor;
 pub mod cdi;
 pub mod client;
 pub mod launch;

@@ -206,6 +206,7 @@ pub(crate) fn built(fields: &str, pod_context: &str, user: &str) -> ContainerSpe
         host_name: "p",
         node_memory: 1 << 34,
         localhost_seccomp: None,
+        default_app_armor: None,
     })
     .unwrap()
 }

@@ -125,26 +125,19 @@ impl Node {
         let log = File::create(self.path(&format!("agent-{}.log", self.starts))).unwrap();
         let mut command = Command::new(&self.binary);
         command.arg("agent");
-        for (flag, sub) in [
-            ("--root", "root"),
-            ("--run", "run"),
-            ("--log-dir", "log"),
-            ("--manifests", "manifests"),
-            ("--images", "image-files"),
-        ] {
+        for (flag, sub) in [("--root", "root"), ("--run", "run"), ("--log-dir", "log"), ("--manifests", "manifests")] {
             command.arg(flag).arg(self.path(sub));
         }
+        // An older agent may know nothing of these: it takes no flag that it does not know. The disk of the machine may be
+        // fuller than a node would like.
+        command.env("LAMINA_IMAGES", self.path("image-files")).env("LAMINA_EVICTION_HARD", "none");
         // Pods reach it only where it listens on more than the loopback.
         let host = if self.flags.iter().any(|f| f == "--metrics-insecure") { "0.0.0.0" } else { "127.0.0.1" };
         command.args(["--metrics", &format!("{host}:{}", self.metrics)]);
         if !self.flags.iter().any(|f| f == "--node-name") {
             command.args(["--node-name", "test-node"]);
         }
-        // The disk of the machine may be fuller than a node would like.
         command.args(["--log-level", "debug", "--gc-high", "100", "--gc-low", "99"]).args(&self.flags);
-        if !self.flags.iter().any(|f| f == "--eviction-hard") {
-            command.args(["--eviction-hard", "none"]);
-        }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.agent = Some(command.spawn().unwrap());
         wait("the agent is ready", || {
@@ -190,7 +183,12 @@ impl Node {
         bytes.extend_from_slice(b"another build");
         fs::write(&upgraded, bytes).unwrap();
         fs::set_permissions(&upgraded, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        self.binary = upgraded;
+        self.run_as(&upgraded);
+    }
+
+    /// From the next start on the agent is this program.
+    pub(crate) fn run_as(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
     }
 
     /// What the agent logged since its last start.

@@ -44,8 +44,7 @@ const PRIORITY: &str = "system-node-critical and system-cluster-critical count a
 const ACCOUNT: &str = "pods from a directory get no token";
 const LINUX: &str = "containers are Linux containers";
 const TEMPLATE: &str = "the namespace and name of a pod come from its workload";
-const APPARMOR: &str =
-    "where the node runs AppArmor, else such a pod is over at once; no profile unless one is asked for";
+const APPARMOR: &str = "where the node runs AppArmor, else such a pod is over at once; no profile unless one is asked for; RuntimeDefault is loaded with the node's apparmor_parser, or the one of containerd";
 const SELINUX: &str = "SELinux labels are not supported yet";
 const CLOUD: &str = "this volume type is not supported";
 const SURGE: &str = "when neither is given, pods are replaced in their place, one after another";

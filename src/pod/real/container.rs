@@ -20,8 +20,9 @@ use crate::pod::metrics::Phase;
 use crate::pod::plan::{self, Why};
 use crate::pod::state::{Attempt, AttemptFailure, Health, Image, Observed, Record, Retry, Stop};
 use crate::rootfs::{Layer, Writable};
-use crate::runtime::client;
 use crate::runtime::protocol::{Attach, FailureKind, Rootfs, StartRequest};
+use crate::runtime::spec::wants_default_app_armor;
+use crate::runtime::{apparmor, client};
 use crate::store;
 use crate::sys::atomic;
 
@@ -65,6 +66,12 @@ impl Real {
             pid: None,
             exit: None,
         };
+        let default_app_armor = if wants_default_app_armor(&record.pod, container) {
+            let load = || blocking(apparmor::load);
+            Some(*self.machine.app_armor.get_or_try_init(load).await?)
+        } else {
+            None
+        };
         let built = spec::build(&spec::Input {
             record,
             desired,
@@ -76,6 +83,7 @@ impl Real {
             services: self.machine.network.variables(&record.pod, &record.uid),
             capacity: self.machine.capacity,
             policy: &self.machine.policy,
+            default_app_armor,
             files: &self.env_files(record, container).await?,
         })?;
         let stacks = self.stacks(record, container).await?;
@@ -344,6 +352,12 @@ impl Real {
         blocking(move || disk::write_attempt(&dir, &attempt)).await?;
         tracing::info!(pod = %self.key, container = name, reason = %Reason::Updated, "resources changed");
         Ok(())
+    }
+}
+
+impl From<apparmor::Error> for StepError {
+    fn from(error: apparmor::Error) -> Self {
+        Self::backoff("CreateContainerError", &error)
     }
 }
 

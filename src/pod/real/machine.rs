@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::broadcast;
+use tokio::sync::{OnceCell, broadcast};
 
 use super::{Policy, UserIds, locked};
 use crate::api::{Event, PodKey, PodUid};
@@ -69,6 +69,8 @@ pub struct Machine {
     pub users: UserIds,
     /// What the node is short of.
     pub pressures: Pressures,
+    /// The AppArmor profile that is meant by `RuntimeDefault`, once it is loaded.
+    pub app_armor: OnceCell<&'static str>,
     sandboxes: Mutex<HashMap<PodUid, Handle>>,
     attach: Mutex<HashMap<PodKey, PendingAttach>>,
 }
@@ -179,6 +181,7 @@ impl Machine {
             events,
             users,
             pressures: Pressures::default(),
+            app_armor: OnceCell::new(),
             sandboxes: Mutex::default(),
             attach: Mutex::default(),
         }))

@@ -32,6 +32,8 @@ pub(super) struct Input<'a> {
     /// The machine's memory in bytes, and its cores in thousandths.
     pub(super) capacity: (u64, u64),
     pub(super) policy: &'a Policy,
+    /// The AppArmor profile that is meant by `RuntimeDefault`.
+    pub(super) default_app_armor: Option<&'a str>,
     pub(super) files: &'a EnvFiles,
 }
 
@@ -99,6 +101,7 @@ pub(super) fn build(input: &Input<'_>) -> Result<Built, StepError> {
         host_name: &network::hostname(&pod, input.node, input.domain),
         node_memory: memory,
         localhost_seccomp: localhost.as_ref(),
+        default_app_armor: input.default_app_armor,
     })
     .map_err(|e| StepError {
         retry: Retry::Never,

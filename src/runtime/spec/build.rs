@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext,
+};
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
     Capability, Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType,
@@ -35,6 +37,8 @@ pub struct SpecInput<'a> {
     pub node_memory: u64,
     /// The filter of a `Localhost` seccomp profile.
     pub localhost_seccomp: Option<&'a LinuxSeccomp>,
+    /// The AppArmor profile that is meant by `RuntimeDefault`.
+    pub default_app_armor: Option<&'a str>,
 }
 
 /// What containerd gives a container by default.
@@ -242,17 +246,26 @@ fn seccomp(
     }
 }
 
-/// The AppArmor profile that the program runs under; `RuntimeDefault` is the one that containerd loads.
-fn app_armor(input: &SpecInput<'_>) -> Option<String> {
-    let own = input.container.security_context.as_ref();
-    let pods = input.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-    let profile = own
-        .and_then(|c| c.app_armor_profile.as_ref())
+/// What a container's manifest says about AppArmor; a privileged one is never under a profile.
+fn app_armor_wish<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a AppArmorProfile> {
+    let own = container.security_context.as_ref();
+    let pods = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    own.and_then(|c| c.app_armor_profile.as_ref())
         .or_else(|| pods.and_then(|c| c.app_armor_profile.as_ref()))
-        .filter(|_| own.and_then(|c| c.privileged) != Some(true))?;
+        .filter(|_| own.and_then(|c| c.privileged) != Some(true))
+}
+
+/// Whether a container asks for AppArmor's `RuntimeDefault`.
+pub fn wants_default_app_armor(pod: &Pod, container: &Container) -> bool {
+    app_armor_wish(pod, container).is_some_and(|profile| profile.type_ == "RuntimeDefault")
+}
+
+/// The AppArmor profile that the program runs under.
+fn app_armor(input: &SpecInput<'_>) -> Option<String> {
+    let profile = app_armor_wish(input.pod, input.container)?;
     match profile.type_.as_str() {
         "Localhost" => profile.localhost_profile.clone(),
-        "RuntimeDefault" => Some("cri-containerd.apparmor.d".to_owned()),
+        "RuntimeDefault" => input.default_app_armor.map(str::to_owned),
         _ => None,
     }
 }

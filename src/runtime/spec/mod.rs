@@ -14,7 +14,7 @@ mod seccomp;
 #[cfg(test)]
 mod tests;
 
-pub use build::{SpecInput, build};
+pub use build::{SpecInput, build, wants_default_app_armor};
 pub use resources::{Qos, container_limits, container_memory_request, memory_high, memory_request, pod_limits, qos};
 
 /// Where programs are looked for when neither image nor manifest says: what containerd sets.

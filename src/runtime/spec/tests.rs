@@ -33,6 +33,7 @@ fn built(container: &str, pod_context: &str) -> Result<ContainerSpec, Error> {
         host_name: "p",
         node_memory: 16 << 30,
         localhost_seccomp: None,
+        default_app_armor: Some("ours"),
     })
 }
 
@@ -129,6 +130,16 @@ fn profiles_are_the_containers_before_the_pods() {
     assert!(seccomp(&own, &of("Unconfined")).unwrap());
     assert!(matches!(seccomp(r#""tty":false"#, &of("Odd")), Err(Error::SeccompProfile { .. })));
     assert!(matches!(seccomp(r#""tty":false"#, &of("Localhost")), Err(Error::LocalhostProfile)));
+    let app_armor = |container: &str, pod: &str| {
+        let process = built(container, pod).unwrap().oci.process().clone().unwrap();
+        process.apparmor_profile().clone()
+    };
+    let of = |kind: &str| format!(r#"{{"appArmorProfile":{{"type":"{kind}","localhostProfile":"mine"}}}}"#);
+    assert_eq!(app_armor(r#""tty":false"#, "{}"), None);
+    assert_eq!(app_armor(r#""tty":false"#, &of("RuntimeDefault")).as_deref(), Some("ours"));
+    let own = format!(r#""securityContext":{}"#, of("Localhost"));
+    assert_eq!(app_armor(&own, &of("RuntimeDefault")).as_deref(), Some("mine"));
+    assert_eq!(app_armor(r#""securityContext":{"privileged":true}"#, &of("RuntimeDefault")), None);
 }
 
 #[test]
