@@ -18,7 +18,7 @@ use crate::pod::engine::{Hook, Push, StepError};
 use crate::pod::metrics;
 use crate::pod::plan::{Role, Step, Why, everyone, initialized, is_over, next_start, renew};
 use crate::pod::real::Machine;
-use crate::pod::state::{Exit, Observation, Observed, Sandbox};
+use crate::pod::state::{Exit, Observed, Sandbox};
 use crate::pod::view::{self, Surroundings};
 use crate::pod::worker::Audience;
 use pulls::{image_of, volume_image, volume_key};
@@ -473,7 +473,7 @@ fn settled(wanted: &Wanted, seen: &Observed) -> bool {
         return false;
     }
     if is_over(record, seen) {
-        return !seen.containers.values().any(Observation::running);
+        return !seen.containers.values().any(|c| c.running());
     }
     let initialized = initialized(record, seen);
     everyone(&record.pod).filter(|(role, _)| !initialized || *role != Role::Init).all(|(role, container)| {

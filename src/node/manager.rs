@@ -269,7 +269,10 @@ impl Manager {
                 Some(worker) => {
                     worker.wanted.send_if_modified(|old| {
                         let changed = *old != next;
-                        *old = next;
+                        // What is the same is not kept twice: the worker has the old one.
+                        if changed {
+                            *old = next;
+                        }
                         changed
                     });
                 }

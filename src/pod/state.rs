@@ -158,7 +158,8 @@ pub struct Observed {
     /// The sandbox is up and lacks some of its volumes: making it did not come to its end.
     pub bare: bool,
     /// Its containers, also those that the record names no more but of which something is left.
-    pub containers: BTreeMap<String, Observation>,
+    /// Boxed: a map makes room for many, and most pods have one.
+    pub containers: BTreeMap<String, Box<Observation>>,
     /// The images of its volumes, by volume, for the next sandbox.
     pub volumes: BTreeMap<String, Image>,
     /// The content of its ConfigMap and Secret volumes that is mounted now.

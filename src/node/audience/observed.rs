@@ -2,7 +2,7 @@
 
 use crate::api::PodView;
 use crate::api::workload::{self, Owner, Phase};
-use crate::pod::state::Observed;
+use crate::pod::state::{Observation, Observed};
 
 /// A pod that is ready when it is first seen was so before this agent: since when nobody knows, but not for longer than
 /// its newest container runs.
@@ -48,7 +48,7 @@ pub(super) fn observed(
         restarts: attempts.map(|a| a.number).sum(),
         index: owner.index,
         exits: {
-            let ended = |(name, c): (&String, &crate::pod::state::Observation)| {
+            let ended = |(name, c): (&String, &Box<Observation>)| {
                 let exit = c.attempt.as_ref()?.exit.as_ref()?;
                 Some((name.clone(), exit.code))
             };

@@ -109,7 +109,7 @@ fn next(record: &Record, seen: &Observed, now: Tick, plan: &mut Plan) -> Vec<Ste
     let mut hooking = false;
     for (role, container) in everyone(&record.pod) {
         let absent = Observation::default();
-        let c = seen.containers.get(&container.name).unwrap_or(&absent);
+        let c = seen.containers.get(&container.name).map_or(&absent, AsRef::as_ref);
         if c.running() {
             look_after(record, container, c, now, plan);
             hooking |= health::awaits_hook(container, c);

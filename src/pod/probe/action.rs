@@ -10,8 +10,7 @@ use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pro
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{connect, exec, grpc, http};
-use crate::runtime::client::Client;
-use crate::runtime::protocol::Event;
+use crate::runtime::client::{Client, Told};
 use crate::sys::sockets::Sockets;
 
 /// One thing that can be done to a container.
@@ -64,7 +63,7 @@ pub struct Place {
     /// Its shim.
     pub client: Client,
     /// What the shim tells.
-    pub told: tokio::sync::broadcast::Sender<Event>,
+    pub told: Told,
     /// The container's name.
     pub container: String,
     /// Which start of it.

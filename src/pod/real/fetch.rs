@@ -101,7 +101,7 @@ impl Real {
                 Err(error) => Err(refused(&text, &error, failing)),
             };
             // The engine is gone only if the agent ends.
-            let _ = told.send(Push::Fetched { container, generation, attempt, result });
+            let _ = told.send(Box::new(Push::Fetched { container, generation, attempt, result }));
         });
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Real {
                 }
             };
             // The engine is gone only if the agent ends.
-            let _ = told.send(Push::VolumeFetched { volume, result });
+            let _ = told.send(Box::new(Push::VolumeFetched { volume, result }));
         });
         Ok(())
     }

@@ -124,7 +124,7 @@ impl Real {
                 None => Err("its port has a name that no port of the container has".to_owned()),
             };
             // The engine is gone only if the agent ends.
-            let _ = tell.send(Push::Hooked { container, attempt, hook, result });
+            let _ = tell.send(Box::new(Push::Hooked { container, attempt, hook, result }));
         });
         self.tasks.entry(name.to_owned()).or_default().hook = Some(AbortOnDropHandle::new(task));
         Ok(())
@@ -163,7 +163,7 @@ struct Listener {
     uid: String,
     container: String,
     attempt: u32,
-    tell: mpsc::UnboundedSender<Push>,
+    tell: mpsc::UnboundedSender<Box<Push>>,
 }
 
 impl Ear for Listener {
@@ -183,6 +183,10 @@ impl Ear for Listener {
     }
 
     fn found(&self, finding: Finding) {
-        let _ = self.tell.send(Push::Probed { container: self.container.clone(), attempt: self.attempt, finding });
+        let _ = self.tell.send(Box::new(Push::Probed {
+            container: self.container.clone(),
+            attempt: self.attempt,
+            finding,
+        }));
     }
 }

@@ -60,7 +60,7 @@ impl Real {
             let older = u32::try_from(found.len().saturating_sub(1)).unwrap_or(u32::MAX);
             let attempt = found.pop();
             let observation = Observation { attempt, previous: found.pop(), older, ..Observation::default() };
-            seen.containers.insert(name, observation);
+            seen.containers.insert(name, Box::new(observation));
         }
         if sandbox == Sandbox::Down && unended {
             // The machine went down under them.

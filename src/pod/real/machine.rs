@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::{OnceCell, broadcast};
+use tokio::sync::OnceCell;
 
 use super::{Policy, UserIds, locked};
 use crate::api::{Event, PodKey, PodUid};
@@ -16,7 +16,8 @@ use crate::pod::metrics::Metrics;
 use crate::pod::pressure::Pressures;
 use crate::rootfs::Layers;
 use crate::runtime::Client;
-use crate::runtime::protocol::{self, Attach};
+use crate::runtime::client::Told;
+use crate::runtime::protocol::Attach;
 use crate::store::Store;
 use crate::sys::cgroup::{Cgroup, Hierarchies};
 use crate::sys::sockets::Sockets;
@@ -118,7 +119,7 @@ pub struct Handle {
     /// Its shim.
     pub client: Client,
     /// What its shim tells, for whoever listens from now on.
-    pub told: broadcast::Sender<protocol::Event>,
+    pub told: Told,
 }
 
 /// Streams that a client wants connected before a container's first byte.

@@ -27,7 +27,7 @@ use super::state::{Observed, Record};
 use crate::api::{PodKey, PodUid};
 use crate::oci::Digest;
 use crate::rootfs::Layer;
-use crate::runtime::client::{self, Client, Events};
+use crate::runtime::client::{self, Client, Events, Told};
 use crate::runtime::protocol;
 use crate::sys::mount::Mount;
 
@@ -97,7 +97,8 @@ pub struct Real {
     born: super::backoff::Tick,
     /// Attempts that the shim knows.
     known: BTreeSet<(String, u32)>,
-    fetched: (mpsc::UnboundedSender<Push>, mpsc::UnboundedReceiver<Push>),
+    /// Boxed: a channel makes room for many at a time.
+    fetched: (mpsc::UnboundedSender<Box<Push>>, mpsc::UnboundedReceiver<Box<Push>>),
     /// Fetches under way; ended with the engine.
     fetches: tokio::task::JoinSet<()>,
 }
@@ -156,10 +157,7 @@ impl Real {
 
     /// Takes a connected shim as the pod's.
     fn connected(&mut self, uid: &PodUid, client: Client, events: Events) {
-        // As many as one shim may tell before a slow listener loses some: exits of execs, mostly.
-        const TOLD: usize = 64;
-        let (told, _) = tokio::sync::broadcast::channel(TOLD);
-        let handle = Handle { client, told };
+        let handle = Handle { client, told: Told::default() };
         self.machine.set_sandbox(uid, Some(handle.clone()));
         self.shim = Some(Shim { handle, events });
     }
@@ -284,7 +282,7 @@ impl Engine for Real {
                 // Both are channel receivers: cancel-safe.
                 Some(push) = self.fetched.1.recv() => {
                     self.note(&push);
-                    return push;
+                    return *push;
                 }
                 event = event => {
                     let Some(event) = event else {
@@ -292,8 +290,7 @@ impl Engine for Real {
                         return Push::ShimLost;
                     };
                     if let Some(shim) = &self.shim {
-                        // Nobody may be listening.
-                        let _ = shim.handle.told.send(event.clone());
+                        shim.handle.told.tell(&event);
                     }
                     if let Some(push) = self.told(event) {
                         if let Push::Exited { container, .. } = &push {

@@ -18,7 +18,7 @@ use crate::network;
 use crate::pod::desired::{Claim, Config, Desired};
 use crate::pod::engine::StepError;
 use crate::pod::metrics::Phase;
-use crate::pod::state::{AttemptFailure, Observation, Observed, Record, Sandbox};
+use crate::pod::state::{AttemptFailure, Observed, Record, Sandbox};
 use crate::runtime;
 use crate::runtime::client::Client;
 use crate::runtime::shim::{self, Network};
@@ -62,7 +62,7 @@ impl Real {
             return Err(error);
         }
         if let Err(error) = self.volumes(record, desired).await {
-            if !seen.containers.values().any(Observation::running) {
+            if !seen.containers.values().any(|c| c.running()) {
                 // It waits for the rest without keeping others from what it has.
                 self.let_go(record).await?;
             }

@@ -104,12 +104,12 @@ impl World {
         for (name, attempts) in &self.attempts {
             seen.containers.insert(
                 name.clone(),
-                Observation {
+                Box::new(Observation {
                     attempt: attempts.last().cloned(),
                     older: u32::try_from(attempts.len().saturating_sub(1)).unwrap(),
                     stale_refs: self.refs.iter().any(|(c, g)| c == name && *g != generation(name)),
                     ..Observation::default()
-                },
+                }),
             );
         }
         if seen.sandbox == Sandbox::Down {

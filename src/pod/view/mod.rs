@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::backoff::Tick;
 use super::plan::{Role, containers, everyone, initialized, is_over, next_start};
-use super::state::{Observation, Observed, Record};
+use super::state::{Observed, Record};
 use crate::api::PodView;
 use crate::api::view::{ContainerExtras, Extras};
 use crate::api::workload::Phase;
@@ -104,7 +104,7 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 /// How far a pod is.
 pub fn phase(record: &Record, seen: &Observed) -> Phase {
     let of = |c: &Container| seen.containers.get(&c.name);
-    let running = seen.containers.values().any(Observation::running);
+    let running = seen.containers.values().any(|c| c.running());
     if record.ended.is_some() && !running {
         return Phase::Failed;
     }

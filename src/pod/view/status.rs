@@ -18,7 +18,7 @@ pub(super) fn status(
     now: Tick,
 ) -> ContainerStatus {
     let absent = Observation::default();
-    let c = seen.containers.get(&container.name).unwrap_or(&absent);
+    let c = seen.containers.get(&container.name).map_or(&absent, AsRef::as_ref);
     let running = c.running();
     let id = |a: &Attempt| format!("lamina://{}/{}/{}", record.uid, container.name, a.number);
     let ended = |a: &Attempt| {

@@ -16,12 +16,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::protocol::frame::{self, Received, Receiver, Sender};
@@ -52,12 +52,35 @@ struct Asked {
 
 /// What a shim tells; `None` from [`Events::next`] means that it is gone.
 #[derive(Debug)]
-pub struct Events(mpsc::UnboundedReceiver<Event>);
+pub struct Events(mpsc::UnboundedReceiver<Box<Event>>);
 
 impl Events {
     /// The next event. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
-        self.0.recv().await
+        Some(*self.0.recv().await?)
+    }
+}
+
+/// What a shim tells, for any number of listeners. Room is made for it when somebody first listens: most pods never have
+/// a listener.
+#[derive(Debug, Clone, Default)]
+pub struct Told(Arc<OnceLock<broadcast::Sender<Event>>>);
+
+impl Told {
+    /// As many as one shim may tell before a slow listener loses some: exits of execs, mostly.
+    const ROOM: usize = 64;
+
+    /// Listens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.0.get_or_init(|| broadcast::Sender::new(Self::ROOM)).subscribe()
+    }
+
+    /// Tells whoever listens.
+    pub fn tell(&self, event: &Event) {
+        if let Some(sender) = self.0.get() {
+            // Nobody may be listening any more.
+            let _ = sender.send(event.clone());
+        }
     }
 }
 
@@ -68,7 +91,8 @@ pub struct Client(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    requests: mpsc::UnboundedSender<Asked>,
+    // Channels make room for many at a time: what goes through them is boxed, for there are many that are mostly empty.
+    requests: mpsc::UnboundedSender<Box<Asked>>,
     next: AtomicU64,
     hello: Hello,
     _tasks: [AbortOnDropHandle<()>; 2],
@@ -215,7 +239,7 @@ impl Client {
             None => return Err(self.lost()),
         };
         let _forget = Forget { shared: &self.0.shared, id };
-        self.0.requests.send(Asked { id, request, fds }).map_err(|_| self.lost())?;
+        self.0.requests.send(Box::new(Asked { id, request, fds })).map_err(|_| self.lost())?;
         answered.await.map_err(|_| self.lost())?
     }
 
@@ -244,8 +268,9 @@ impl Drop for Forget<'_> {
 
 /// Sends what is asked, whole: whoever asked may go in the middle of it, and the next request must not wait for that one's
 /// end, nor its descriptors for the next.
-async fn write(shared: Arc<Shared>, mut sender: Sender, mut asked: mpsc::UnboundedReceiver<Asked>, pod: String) {
-    while let Some(Asked { id, request, fds }) = asked.recv().await {
+async fn write(shared: Arc<Shared>, mut sender: Sender, mut asked: mpsc::UnboundedReceiver<Box<Asked>>, pod: String) {
+    while let Some(next) = asked.recv().await {
+        let Asked { id, request, fds } = *next;
         if !shared.pending().as_ref().is_some_and(|pending| pending.contains_key(&id)) {
             continue;
         }
@@ -268,7 +293,7 @@ async fn write(shared: Arc<Shared>, mut sender: Sender, mut asked: mpsc::Unbound
 }
 
 /// Reads until the shim is gone, then fails whatever is still waiting. Ends also when it is aborted by the last client.
-async fn read(shared: Arc<Shared>, mut receiver: Receiver, events: mpsc::UnboundedSender<Event>, pod: String) {
+async fn read(shared: Arc<Shared>, mut receiver: Receiver, events: mpsc::UnboundedSender<Box<Event>>, pod: String) {
     loop {
         let message = match shared.receive(&mut receiver).await {
             Ok(Some(frame)) => frame.message::<FromShim>().map(|message| (message, frame.fds)),
@@ -284,7 +309,7 @@ async fn read(shared: Arc<Shared>, mut receiver: Receiver, events: mpsc::Unbound
                 }
             }
             Ok((FromShim::Event(event), _)) => {
-                let _ = events.send(event);
+                let _ = events.send(Box::new(event));
             }
             Ok((FromShim::Hello(_), _)) => {}
             Err(error) => {
