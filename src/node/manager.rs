@@ -133,7 +133,7 @@ impl Manager {
             }
             match record.origin.source {
                 Source::Run if record.doomed.is_none() => {
-                    manager.one_offs.insert(key.clone(), (Box::new(record.pod.clone()), false));
+                    manager.one_offs.insert(key.clone(), (Box::new(Pod::clone(&record.pod)), false));
                 }
                 // Its client went with the agent.
                 Source::RunOnce => {}
@@ -354,7 +354,7 @@ impl Manager {
                     let left = self.unseen.iter().filter(|(key, record)| {
                         waiting_for(key, record).is_some_and(|workload| is_of(&workload, object))
                     });
-                    left.map(|(key, r)| (key.clone(), Arc::new(r.pod.clone()), r.origin.workload.clone())).collect()
+                    left.map(|(key, r)| (key.clone(), Arc::clone(&r.pod), r.origin.workload.clone())).collect()
                 }
                 _ => match self.workloads.expand(sourced, now) {
                     Some((made, next)) => {
@@ -403,7 +403,7 @@ fn kept(record: &Record) -> Option<Desired> {
     if record.doomed.is_some() || record.origin.source == Source::RunOnce {
         return None;
     }
-    let pod = Arc::new(record.pod.clone());
+    let pod = Arc::clone(&record.pod);
     Some(Desired { pod, origin: record.origin.clone(), config: Arc::new(Config { unsure: true, ..Config::default() }) })
 }
 

@@ -241,7 +241,7 @@ impl Node {
                 for wanted in pods {
                     let key = PodKey::of(&wanted.pod.metadata);
                     let there = old.remove(&key);
-                    enter(key, Some(wanted.pod), there);
+                    enter(key, Some(Arc::unwrap_or_clone(wanted.pod)), there);
                 }
                 outline.held.extend(holds.iter().filter_map(|digest| digest.parse().ok()));
             }

@@ -280,7 +280,7 @@ impl Workloads {
 }
 
 fn made(pods: Vec<workload::Wanted>) -> Vec<Made> {
-    pods.into_iter().map(|w| (PodKey::of(&w.pod.metadata), Arc::new(w.pod), Some(w.owner))).collect()
+    pods.into_iter().map(|w| (PodKey::of(&w.pod.metadata), w.pod, Some(w.owner))).collect()
 }
 
 /// A workload as the owner of a ref; a namespace has no dots.

@@ -10,6 +10,7 @@
 //! what the record says?" is a comparison of two numbers and survives a crash between any two steps.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -29,7 +30,7 @@ pub struct Record {
     /// Where it comes from; another origin is another pod.
     pub origin: Origin,
     /// The pod as accepted last, in canonical form.
-    pub pod: Pod,
+    pub pod: Arc<Pod>,
     /// When it was accepted, for show.
     pub created: jiff::Timestamp,
     /// Each container's generation and that of its resources.
@@ -460,8 +461,8 @@ pub enum Retry {
 
 impl Record {
     /// Takes on a changed specification: `containers` get a new generation, as do the resources of `resources`.
-    pub fn amend(&mut self, pod: &Pod, origin: &Origin, containers: &[String], resources: &[String]) {
-        self.pod = pod.clone();
+    pub fn amend(&mut self, pod: &Arc<Pod>, origin: &Origin, containers: &[String], resources: &[String]) {
+        self.pod = Arc::clone(pod);
         self.origin = origin.clone();
         let mut next = BTreeMap::new();
         for (_, container) in super::plan::everyone(pod) {

@@ -4,6 +4,7 @@
 //! How a job ended is remembered: what happens to its pods afterwards does not begin it anew; another template does.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, PodFailurePolicyRule};
@@ -182,9 +183,9 @@ impl<'o> Running<'o> {
         (self.succeeded >= self.completions && (!self.queue || self.active.is_empty())).then_some(JobEnd::Complete)
     }
 
-    fn wanted(&self, ordinal: u32, index: Option<u32>, pod: Pod) -> Wanted {
+    fn wanted(&self, ordinal: u32, index: Option<u32>, pod: impl Into<Arc<Pod>>) -> Wanted {
         let name = self.job.metadata.name.clone().unwrap_or_default();
-        Wanted { owner: Owner { kind: Kind::Job, name, ordinal, index }, pod }
+        Wanted { owner: Owner { kind: Kind::Job, name, ordinal, index }, pod: pod.into() }
     }
 
     /// Adds the pods that may be started now.

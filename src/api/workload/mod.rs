@@ -26,6 +26,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -79,7 +80,7 @@ pub struct Observed {
     /// Which of the workload's pods this is.
     pub ordinal: u32,
     /// Its accepted manifest (pod.json).
-    pub pod: Pod,
+    pub pod: Arc<Pod>,
     /// How far it is.
     pub phase: Phase,
     /// Since when all its containers are ready; nothing if they are not.
@@ -106,7 +107,7 @@ pub struct Wanted {
     /// Which workload, and which of its pods.
     pub owner: Owner,
     /// The pod, named and in its namespace.
-    pub pod: Pod,
+    pub pod: Arc<Pod>,
 }
 
 /// Why a job ended.

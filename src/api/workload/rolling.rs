@@ -6,6 +6,7 @@
 //! available.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -102,7 +103,7 @@ pub(super) fn is_stale(pod: &Observed, memory: &Memory) -> bool {
 
 /// What a pod of an older template, or one to be restarted, becomes in its place: nothing until it is gone, if it must be
 /// made anew as a whole.
-pub(super) fn renewed(owner: Owner, pod: &Observed, new: super::Pod, memory: &Memory) -> Option<Wanted> {
+pub(super) fn renewed(owner: Owner, pod: &Observed, new: Arc<super::Pod>, memory: &Memory) -> Option<Wanted> {
     (!is_stale(pod, memory)).then_some(Wanted { owner, pod: new })
 }
 
@@ -192,7 +193,7 @@ fn in_place(w: &Rolling<'_>, pods: &[Seen<'_>], out: &mut Expansion) {
     // How many of the wanted pods are away, for whatever reason.
     let mut away = to_u32(ordinals.iter().filter(|n| !find(**n).is_some_and(|p| p.available)).count());
     for ordinal in ordinals {
-        let new = || instantiate(w.meta, w.template, ordinal);
+        let new = || Arc::new(instantiate(w.meta, w.template, ordinal));
         let wanted = match find(ordinal) {
             Some(pod) if pod.over => None,
             Some(pod) if pod.outdated => {
@@ -223,7 +224,7 @@ fn surge(w: &Rolling<'_>, pods: &[Seen<'_>], out: &mut Expansion) {
     for (i, pod) in new.iter().enumerate() {
         if i < keep {
             let ordinal = pod.observed.ordinal;
-            out.pods.push(wanted(ordinal, instantiate(w.meta, w.template, ordinal)));
+            out.pods.push(wanted(ordinal, Arc::new(instantiate(w.meta, w.template, ordinal))));
         } else {
             available -= u32::from(pod.available);
         }
@@ -246,7 +247,7 @@ fn surge(w: &Rolling<'_>, pods: &[Seen<'_>], out: &mut Expansion) {
             break;
         }
         there += 1;
-        out.pods.push(wanted(ordinal, instantiate(w.meta, w.template, ordinal)));
+        out.pods.push(wanted(ordinal, Arc::new(instantiate(w.meta, w.template, ordinal))));
     }
 }
 

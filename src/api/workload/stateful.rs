@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -38,7 +39,7 @@ pub(super) fn expand(set: &StatefulSet, observed: &[Observed], memory: &Memory, 
     let partition = rolling.map_or(0, |r| count(r.partition, 0));
     let may_be_away = rolling.and_then(|r| r.max_unavailable.as_ref()).map_or(1, |v| part(v, replicas, true).max(1));
 
-    let make = |template: &PodTemplateSpec, ordinal: u32| instance(set, template, ordinal);
+    let make = |template: &PodTemplateSpec, ordinal: u32| Arc::new(instance(set, template, ordinal));
     let owner = |ordinal| Owner {
         kind: Kind::StatefulSet,
         name: set.metadata.name.clone().unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use crate::api::PodView;
 use crate::api::workload::{self, Owner, Phase};
-use crate::pod::state::{Observation, Observed};
+use crate::pod::state::Observed;
 
 /// A pod that is ready when it is first seen was so before this agent: since when nobody knows, but not for longer than
 /// its newest container runs.
@@ -48,11 +48,9 @@ pub(super) fn observed(
         restarts: attempts.map(|a| a.number).sum(),
         index: owner.index,
         exits: {
-            let ended = |(name, c): (&String, &Box<Observation>)| {
-                let exit = c.attempt.as_ref()?.exit.as_ref()?;
-                Some((name.clone(), exit.code))
-            };
-            seen.containers.iter().filter_map(ended).collect()
+            let exits =
+                seen.containers.iter().map(|(name, c)| Some((name.clone(), c.attempt.as_ref()?.exit.as_ref()?.code)));
+            exits.flatten().collect()
         },
         conditions: {
             let all = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());

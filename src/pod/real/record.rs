@@ -1,5 +1,6 @@
 //! Accept, Amend, Doom, Expire, Evict, Renew, Again, Erase: the pod's record, from its first line to its removal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Real, disk};
@@ -41,7 +42,7 @@ impl Real {
             version: RECORD_VERSION,
             uid: PodUid::random(),
             origin: desired.origin.clone(),
-            pod: (*desired.pod).clone(),
+            pod: Arc::clone(&desired.pod),
             created: jiff::Timestamp::now(),
             containers: everyone(&desired.pod).map(|(_, c)| (c.name.clone(), Generations::default())).collect(),
             users,

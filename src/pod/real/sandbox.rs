@@ -288,7 +288,7 @@ impl Real {
 
 /// The pod as it shows itself to its containers.
 fn shown(record: &Record) -> Pod {
-    let mut pod = record.pod.clone();
+    let mut pod = Pod::clone(&record.pod);
     pod.metadata.uid = Some(record.uid.to_string());
     pod
 }

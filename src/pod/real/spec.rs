@@ -72,7 +72,7 @@ impl Lookup for Named<'_> {
 }
 
 pub(super) fn build(input: &Input<'_>) -> Result<Built, StepError> {
-    let mut pod = input.record.pod.clone();
+    let mut pod = Pod::clone(&input.record.pod);
     pod.metadata.uid = Some(input.record.uid.to_string());
     let (memory, _) = input.capacity;
     let (pod_ips, host_ips) = input.addresses.clone();

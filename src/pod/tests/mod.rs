@@ -269,7 +269,7 @@ struct End {
 
 fn end(world: &World) -> End {
     End {
-        pod: world.record.as_ref().map(|r| r.pod.clone()),
+        pod: world.record.as_ref().map(|r| Pod::clone(&r.pod)),
         running: world.running.keys().map(|k| k.0.clone()).collect(),
         shim: world.shim,
         refs: world.refs.len(),

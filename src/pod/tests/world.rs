@@ -1,6 +1,7 @@
 //! A simulated machine: a disk, a shim, processes, a clock; and an engine that works on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::ids::PodUid;
@@ -143,7 +144,7 @@ impl World {
                     version: RECORD_VERSION,
                     uid: PodUid::from_bytes([self.uids; 16]),
                     origin: desired.origin.clone(),
-                    pod: (*desired.pod).clone(),
+                    pod: Arc::clone(&desired.pod),
                     created: jiff::Timestamp::UNIX_EPOCH,
                     containers: names.map(|n| (n, Generations::default())).collect(),
                     users: None,

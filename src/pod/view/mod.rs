@@ -1,7 +1,7 @@
 //! What is shown of a pod: the Kubernetes object with its status, from what is wanted and what is seen. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, HostIP, PodCondition, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::backoff::Tick;
@@ -40,7 +40,7 @@ pub struct Surroundings {
 /// A pod's view; `None` while nothing was accepted.
 pub fn view(seen: &Observed, around: &Surroundings, now: (Tick, Timestamp)) -> Option<PodView> {
     let record = seen.record.as_ref()?;
-    let mut pod = record.pod.clone();
+    let mut pod = Pod::clone(&record.pod);
     // As the API server does: an object says where it is, also where its manifest does not.
     pod.metadata.namespace.get_or_insert_with(|| crate::api::ids::DEFAULT_NAMESPACE.to_owned());
     pod.metadata.uid = Some(record.uid.to_string());
