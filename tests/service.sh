@@ -123,7 +123,7 @@ until_ok "a profile that is not loaded is named" named
 pod default "securityContext: { appArmorProfile: { type: RuntimeDefault }, capabilities: { add: [SYS_ADMIN] } }, command: [sleep, '1003']"
 check "the profile by default needs nobody else" lamina wait pod/default --for=ready --timeout 60s
 check "it is enforced, too" sh -c "grep -qx 'lamina-default (enforce)' /proc/$(running sleep 1003)/attr/apparmor/current"
-check "it lets a program work" lamina exec default -- sh -c 'echo x >/tmp/x && mkdir /tmp/d && mv /tmp/x /tmp/d/ && sleep 1 & kill $! && echo 0 >/proc/self/oom_score_adj'
+check "it lets a program work" lamina exec default -- sh -c 'echo x >/tmp/x && mkdir /tmp/d && mv /tmp/x /tmp/d/ || exit 1; sleep 100 & kill $! && wait; test -e /tmp/d/x'
 check "but not mount" lamina exec default -- sh -c '! mount -t tmpfs none /tmp'
 pod free "securityContext: { capabilities: { add: [SYS_ADMIN] } }, command: [sleep, '1000']"
 check "a pod without a profile runs" lamina wait pod/free --for=ready --timeout 60s
