@@ -74,7 +74,6 @@ fn an_earlier_agent_and_this_one_take_over_from_each_other() {
     }
     // One that an earlier agent had started starts anew under this one, and another ends.
     let first = pods[0].0.clone();
-    node.lamina(&["exec", &first, "--", "sh", "-c", "kill -9 1"]);
     assert!(std::process::Command::new("kill").args(["-9", &pods[0].1.to_string()]).status().unwrap().success());
     node.until(&first, "restarted", |pod| {
         let status = &pod["status"]["containerStatuses"][0];
