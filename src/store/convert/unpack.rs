@@ -53,7 +53,10 @@ impl Ids {
     pub fn host(self, (user, group): (u32, u32)) -> io::Result<(u32, u32)> {
         let one = |id: u32, what| match self.first.checked_add(id) {
             Some(host) if id < self.count => Ok(host),
-            _ => Err(io::Error::other(format!("there is no {what} {id} in it: ids are 0 to {}", self.count - 1))),
+            _ => Err(io::Error::other(format!(
+                "there is no {what} {id} in it: ids are 0 to {}; owners that are not kept are root's",
+                self.count - 1
+            ))),
         };
         Ok((one(user, "user")?, one(group, "group")?))
     }
