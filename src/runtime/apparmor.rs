@@ -4,7 +4,9 @@
 //! agent and when it is first wanted. It allows what containerd's profile allows, so that what runs there runs here.
 
 use std::io::{self, Write as _};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::sys::host;
 
@@ -46,6 +48,11 @@ const RULES: &str = "\
   deny /sys/kernel/security/** rwklx,
 ";
 
+/// How long the program has.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Why the profile is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -82,16 +89,51 @@ pub fn load() -> Result<&'static str, Error> {
         (command.spawn(), profile(std::path::Path::new(FEATURES).exists()))
     });
     let (started, text) = started.map_err(|source| Error::Run { source })?;
-    let mut parser = match started {
+    let parser = match started {
         Ok(parser) => parser,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(CONTAINERDS),
         Err(source) => return Err(Error::Run { source }),
     };
-    // One that does not read says why.
-    let _ = parser.stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes()));
-    let said = parser.wait_with_output().map_err(|source| Error::Run { source })?;
+    let said = feed(parser, &text, PATIENCE).map_err(|source| Error::Run { source })?;
     if said.status.success() {
         return Ok(NAME);
     }
     Err(Error::Refused { reason: String::from_utf8_lossy(&said.stderr).trim().replace('\n', "; ") })
+}
+
+/// Gives a program its input, which fits into a pipe, and waits for its end; one that takes longer than it has is killed.
+fn feed(mut program: Child, input: &str, patience: Duration) -> io::Result<Output> {
+    // One that does not read says why.
+    let _ = program.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+    let begin = Instant::now();
+    while program.try_wait()?.is_none() {
+        if begin.elapsed() > patience {
+            program.kill()?;
+            program.wait()?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not end within {patience:?}")));
+        }
+        thread::sleep(LOOK);
+    }
+    program.wait_with_output()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, patience: Duration) -> io::Result<Output> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        feed(command.spawn().unwrap(), &profile(true), patience)
+    }
+
+    #[test]
+    fn a_program_is_fed_heard_and_ended() {
+        let said = shell("grep lamina-default >&2; exit 3", PATIENCE).unwrap();
+        assert_eq!(said.status.code(), Some(3));
+        assert!(String::from_utf8_lossy(&said.stderr).contains("profile lamina-default flags="));
+        assert!(shell("exit 0", PATIENCE).unwrap().status.success(), "one that does not read is no error of ours");
+        let error = shell("exec sleep 1000", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 }
