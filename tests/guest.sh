@@ -16,6 +16,11 @@ from="image: \"$image\", imagePullPolicy: IfNotPresent"
 mkdir -p /etc/lamina/manifests
 kernel=$(uname -r)
 
+echo "# SELinux keeps containers to what is theirs"
+mount -t selinuxfs none /sys/fs/selinux
+check "the policy is loaded" sh -c 'cat /policy >/sys/fs/selinux/load'
+echo 1 >/sys/fs/selinux/enforce
+
 echo "# the agent finds out what the kernel has"
 mounts_before=$(wc -l </proc/mounts)
 groups_before=$(find /sys/fs/cgroup -mindepth 1 -type d | sort)
@@ -113,6 +118,40 @@ echo "# what this kernel cannot do is refused with the reason"
 pod mapped "hostUsers: false" "containers:" "- { name: a, $from, command: [sleep, '1006'] }"
 until_ok "user namespaces of pods" sh -c 'lamina get pods mapped -o json | grep -q UserNamespacesNotSupported'
 rm /etc/lamina/manifests/mapped.yaml
+
+echo "# SELinux"
+label() { tr -d '\0' </proc/$1/attr/current; }
+echo secret >/layout/secret
+labelled() { # NAME SECONDS OPTIONS
+  pod "$1" "securityContext: { seLinuxOptions: $3 }" "containers:" \
+    "- { name: a, $from, command: [sleep, '$2'], volumeMounts: [{ name: v, mountPath: /v }, { name: m, mountPath: /m }, { name: c, mountPath: /c }, { name: i, mountPath: /i }, { name: h, mountPath: /h }] }" \
+    "volumes:" "- { name: v, emptyDir: {} }" "- { name: m, emptyDir: { medium: Memory } }" "- { name: c, configMap: { name: text } }" \
+    "- { name: i, image: { reference: \"$image\", pullPolicy: IfNotPresent } }" "- { name: h, hostPath: { path: /layout } }"
+}
+labelled given 1010 '{ level: "s0:c1,c2" }'
+until_ok "a pod with a label runs" lamina wait pod/given --for=ready --timeout 5s
+given=$(process sleep 1010)
+check "the label is the one that it asks for" test "$(label "$given")" = system_u:system_r:container_t:s0:c1,c2
+check "also for whoever looks in" lamina exec given -- grep -q '^system_u:system_r:container_t:s0:c1,c2' /proc/self/attr/current
+check "what is its own is its own" lamina exec given -- sh -c 'for d in / /tmp /v /m /dev/shm; do echo x >$d/x && cat $d/x || exit 1; done; rm /bin/yes'
+check "what it is given is there" lamina exec given -- sh -c 'grep -qx value /c/key && cat /etc/hosts /etc/resolv.conf >/dev/null && test -x /i/bin/yes && head -c 9 /i/bin/yes && echo said >/dev/termination-log'
+check "what is the machine's is not" lamina exec given -- sh -c '! cat /h/secret'
+labelled own 1011 '{ type: container_t }'
+until_ok "another runs with categories of its own" lamina wait pod/own --for=ready --timeout 5s
+own=$(process sleep 1011)
+check "which are two" sh -c "tr -d '\\0' </proc/$own/attr/current | grep -Eqx 'system_u:system_r:container_t:s0:c[0-9]+,c[0-9]+'"
+check "it sees nothing of the other" lamina exec own -- sh -c 'echo x >/v/x && echo x >/x'
+check "of which the machine sees all" grep -qx x "/proc/$given/root/x"
+ln=/var/lib/lamina/pods/$(lamina get pods given -o json | sed -n 's/.*"uid": *"\([^"]*\)".*/\1/p' | head -n 1)/volumes/v
+pod thief "securityContext: { seLinuxOptions: { level: 's0:c3,c4' } }" "containers:" "- { name: a, $from, command: [sleep, '1012'], volumeMounts: [{ name: v, mountPath: /v }] }" \
+  "volumes:" "- { name: v, hostPath: { path: $ln } }"
+until_ok "one that is given the other's volume" lamina wait pod/thief --for=ready --timeout 5s
+check "reads nothing there" lamina exec thief -- sh -c '! cat /v/x'
+pod odd "securityContext: { seLinuxOptions: { type: no_such_t } }" "containers:" "- { name: a, $from, command: [sleep, '1013'] }"
+until_ok "a label that is not in the policy is named" sh -c 'lamina describe pod/odd | grep "no_such_t.*does not have"'
+check "a pod that asks for none is the machine's" lamina exec web -c a -- cat /h/secret
+for name in given own thief odd; do rm /etc/lamina/manifests/$name.yaml; done
+until_ok "these are gone" sh -c '! lamina get pods -A -o name | grep -Eq "given|own|thief|odd"'
 
 echo "# a pod's end takes every process along"
 many() { [ "$(process sleep 1007 | wc -l)" = "$1" ]; }

@@ -19,6 +19,7 @@ use crate::network::Network;
 use crate::pod;
 use crate::pod::real::{Machine, Parts, Policy, read_record};
 use crate::rootfs::Layers;
+use crate::runtime::selinux;
 use crate::store::driver::DriverChoice;
 use crate::store::{self, Store};
 use crate::sys::cgroup::Hierarchies;
@@ -97,6 +98,7 @@ pub(super) fn machine(
         policy: Policy {
             user_namespaces,
             app_armor: app_armor(),
+            selinux: selinux::Defaults::of_node(),
             memory_throttling: settings.memory_throttling,
             cdi: settings.cdi.clone(),
             unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),

@@ -35,7 +35,7 @@ fn an_attached_layer_reaches_another_namespace_and_leaves_no_trace_here() {
             .collect();
         let writable = Writable::create(&base.join("attempt"), false).unwrap();
         std::fs::create_dir(base.join("merged")).unwrap();
-        mount::overlay_at(&lower, Some((&writable.upper, &writable.work)), &base.join("merged")).unwrap();
+        mount::overlay_at(&lower, Some((&writable.upper, &writable.work)), None, &base.join("merged")).unwrap();
         std::fs::write(base.join("merged/mine"), "x").unwrap();
         std::fs::read_to_string(base.join("merged/file")).unwrap()
     })

@@ -17,6 +17,7 @@ pub mod client;
 pub mod launch;
 pub mod logs;
 pub mod protocol;
+pub mod selinux;
 pub mod shim;
 pub mod spec;
 

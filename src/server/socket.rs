@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::sys::process;
+
 /// Its name in the run directory.
 pub const FILE_NAME: &str = "agent.sock";
 
@@ -68,7 +70,7 @@ impl Socket {
         let path = run.join(FILE_NAME);
         match std::fs::symlink_metadata(&path) {
             Ok(found) if !found.file_type().is_socket() => return Err(Error::NotASocket { path }),
-            Ok(_) if UnixStream::connect(&path).await.is_ok() => return Err(Error::Taken { path }),
+            Ok(_) if is_listening(&path).await => return Err(Error::Taken { path }),
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(at("look at", &path)(e)),
@@ -90,6 +92,15 @@ impl Socket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Whether a live process listens at `path`. A child of one that was killed has its socket too, until it becomes another
+/// program.
+async fn is_listening(path: &Path) -> bool {
+    let Ok(stream) = UnixStream::connect(path).await else { return false };
+    let listener = stream.peer_cred().ok().and_then(|listener| listener.pid());
+    // Without a number it is in another namespace, where nothing is known of it.
+    listener.is_none_or(|pid| pid <= 0 || !process::is_gone(pid))
 }
 
 impl Drop for Socket {
@@ -172,6 +183,29 @@ mod tests {
         assert!(UnixStream::connect(first.path()).await.is_ok());
         drop(first);
         drop(std::os::unix::net::UnixListener::bind(dir.path().join(FILE_NAME)).unwrap());
+        Socket::bind(dir.path()).await.unwrap();
+    }
+
+    /// Where the inner run of the test below listens.
+    const PLACE: &str = "LAMINA_TEST_SOCKET";
+
+    #[tokio::test]
+    async fn what_a_killed_agent_was_about_to_start_does_not_keep_its_socket() {
+        if let Some(place) = std::env::var_os(PLACE) {
+            let listener = std::os::unix::net::UnixListener::bind(place).unwrap();
+            rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+            std::process::Command::new("sleep").arg("5").stdout(std::process::Stdio::null()).spawn().unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let inner = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server::socket::tests::what_a_killed_agent_was_about_to_start_does_not_keep_its_socket"])
+            .env(PLACE, &path)
+            .stdout(std::process::Stdio::null())
+            .status();
+        assert!(inner.unwrap().success());
+        assert!(UnixStream::connect(&path).await.is_ok(), "somebody has it");
         Socket::bind(dir.path()).await.unwrap();
     }
 

@@ -199,12 +199,15 @@ impl Tier {
     pub fn probe() -> Result<Self, Error> {
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
         let (a, b) = (Mount::tmpfs(Some(4096), 0o755, attributes)?, Mount::tmpfs(Some(4096), 0o755, attributes)?);
-        Ok(if overlay(&[a.as_fd(), b.as_fd()], None).is_ok() { Self::Detached } else { Self::Attached })
+        Ok(if overlay(&[a.as_fd(), b.as_fd()], None, None).is_ok() { Self::Detached } else { Self::Attached })
     }
 }
 
 /// Options of every overlay: a layer's `trusted.overlay.redirect` and `metacopy` must never be believed.
 const OVERLAY_OPTIONS: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("metacopy", "off")];
+
+/// The option of file systems that takes an SELinux label for all that is in them.
+pub const LABEL: &str = "context";
 
 /// A writable layer lives no longer than one start of its container, so nobody ever needs it on disk: `fsync` in it has
 /// nothing to do, and its unmount does not wait until the whole file system below it is written (which takes as long as
@@ -215,7 +218,7 @@ const UNSYNCED: &str = "volatile";
 ///
 /// # Errors
 /// If the kernel refuses; `log` of the error says why where the kernel tells.
-pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>) -> Result<Mount, Error> {
+pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>, label: Option<&str>) -> Result<Mount, Error> {
     let mut fs = Context::open("overlay")?;
     fs.string("source", "lamina")?;
     for (key, value) in OVERLAY_OPTIONS {
@@ -229,6 +232,9 @@ pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>) -> Resul
         fs.string("workdir", work)?;
         fs.flag(UNSYNCED)?;
     }
+    if let Some(label) = label {
+        fs.string(LABEL, label)?;
+    }
     fs.mount(MountAttrFlags::empty())
 }
 
@@ -238,7 +244,12 @@ pub fn overlay(lower: &[BorrowedFd<'_>], upper: Option<(&Path, &Path)>) -> Resul
 ///
 /// # Errors
 /// If the options do not fit or the kernel refuses.
-pub fn overlay_at(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> Result<(), Error> {
+pub fn overlay_at(
+    lower: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
+    target: &Path,
+) -> Result<(), Error> {
     use std::os::unix::ffi::OsStrExt as _;
     // Inside the options ',' ends an option and ':' ends a layer; both can be escaped with '\\'.
     let escaped = |path: &Path| {
@@ -269,6 +280,10 @@ pub fn overlay_at(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Pat
         options.extend_from_slice(&escaped(work));
         options.push(b',');
         options.extend_from_slice(UNSYNCED.as_bytes());
+    }
+    if let Some(label) = label {
+        // In quotes: there may be commas in it.
+        options.extend_from_slice(format!(",{LABEL}=\"{label}\"").as_bytes());
     }
     let refused = |source: io::Error| Error {
         action: "mount overlay at",
@@ -385,7 +400,7 @@ mod tests {
         std::fs::write(low.proc_path().join("low"), "1").unwrap();
         std::fs::write(high.proc_path().join("high"), "2").unwrap();
         assert_eq!(Tier::probe().unwrap(), Tier::Detached);
-        let merged = overlay(&[high.as_fd(), low.as_fd()], None).unwrap();
+        let merged = overlay(&[high.as_fd(), low.as_fd()], None, None).unwrap();
         assert_eq!(std::fs::read(merged.proc_path().join("low")).unwrap(), b"1");
         assert_eq!(std::fs::read(merged.proc_path().join("high")).unwrap(), b"2");
         low.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY).unwrap();
@@ -414,10 +429,10 @@ mod tests {
             }
             std::fs::write(base.join("b,c:d/low"), "1").unwrap();
             let lower = [base.join("a"), base.join("b,c:d")];
-            overlay_at(&lower, Some((&base.join("upper"), &base.join("work"))), &base.join("merged")).unwrap();
+            overlay_at(&lower, Some((&base.join("upper"), &base.join("work"))), None, &base.join("merged")).unwrap();
             assert_eq!(std::fs::read(base.join("merged/low")).unwrap(), b"1");
             detach(&base.join("merged")).unwrap();
-            overlay_at(&lower, None, &base.join("merged")).unwrap();
+            overlay_at(&lower, None, None, &base.join("merged")).unwrap();
             assert_eq!(std::fs::read(base.join("merged/low")).unwrap(), b"1");
             assert!(std::fs::write(base.join("merged/new"), "").is_err());
             detach(&base.join("merged")).unwrap();
@@ -428,7 +443,7 @@ mod tests {
                 std::fs::create_dir_all(layer).unwrap();
             }
             std::fs::write(deep.join("498/lowest"), "1").unwrap();
-            overlay_at(&layers, Some((&base.join("upper2"), &base.join("work2"))), &base.join("merged")).unwrap();
+            overlay_at(&layers, Some((&base.join("upper2"), &base.join("work2"))), None, &base.join("merged")).unwrap();
             assert_eq!(std::fs::read(base.join("merged/lowest")).unwrap(), b"1");
             detach(&base.join("merged")).unwrap();
         })

@@ -244,6 +244,15 @@ pub fn set_limit(name: &str, soft: u64, hard: u64) -> io::Result<Option<(u64, u6
     }
 }
 
+/// Whether nobody runs under a process id any more, but at most a process that has ended and was not yet waited for.
+pub fn is_gone(pid: i32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The name before it may hold anything.
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Whether the process may be traced and its files below `/proc` read by others of its user.
 ///
 /// # Errors

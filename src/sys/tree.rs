@@ -1,13 +1,15 @@
-//! What a tree takes on disk, counted where somebody may be changing it meanwhile: every directory is entered by its
-//! descriptor, no link is followed, and what vanishes counts as nothing.
+//! Going through trees that somebody may be changing meanwhile, as to count what they take on disk: every directory is
+//! entered by its descriptor, no link is followed, and what vanishes counts as nothing.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
 
 /// How deep a tree is looked at, so that nobody can have the agent open a descriptor for each of any number of
 /// directories in one another. What lies deeper is not counted.
@@ -61,6 +63,42 @@ pub fn usage(root: &Path, most: u64) -> Usage {
         }
     }
     usage
+}
+
+/// Does `each` to everything below the open directory `top`, which is not followed out of by any link: to what a
+/// descriptor that is good for nothing but its place names. What vanishes meanwhile is passed over.
+///
+/// # Errors
+/// What `each` fails with; if something cannot be opened; if there are more than 256 directories in one another, each of
+/// which is a descriptor while it is gone through.
+pub fn each_below(top: &OwnedFd, mut each: impl FnMut(&OwnedFd, &Stat) -> io::Result<()>) -> io::Result<()> {
+    let mut open = vec![Dir::read_from(top)?];
+    while let Some(dir) = open.last_mut() {
+        let Some(entry) = dir.read() else {
+            open.pop();
+            continue;
+        };
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match openat(dir.fd()?, name, flags, Mode::empty()) {
+            // Somebody removed it meanwhile.
+            Err(Errno::NOENT) => continue,
+            opened => opened?,
+        };
+        let found = fstat(&file)?;
+        each(&file, &found)?;
+        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+            if open.len() >= DEEPEST {
+                return Err(io::Error::other(format!("it has more than {DEEPEST} directories in one another")));
+            }
+            open.push(Dir::new(openat(&file, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?);
+        }
+    }
+    Ok(())
 }
 
 fn enter(at: impl std::os::fd::AsFd, name: &Path) -> Option<Dir> {

@@ -175,5 +175,10 @@ fn a_pod_that_wants_what_the_node_has_not_is_over_and_says_why() {
     } else {
         assert_eq!(reason, "AppArmor");
     }
+    if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        let mut labelled = sleeper("app", &image, &json!({}));
+        labelled["securityContext"] = json!({ "seLinuxOptions": { "level": "s0:c1,c2" } });
+        assert_eq!(over("labelled", labelled).0, "SELinux");
+    }
     node.finish();
 }

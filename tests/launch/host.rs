@@ -207,6 +207,7 @@ pub(crate) fn built(fields: &str, pod_context: &str, user: &str) -> ContainerSpe
         node_memory: 1 << 34,
         localhost_seccomp: None,
         default_app_armor: None,
+        selinux: None,
     })
     .unwrap()
 }

@@ -64,7 +64,7 @@ pub(super) fn summary() -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "**{kind}**\n\n| answer | fields | |\n|---|---|---|");
         let rows = fields::rows(kind);
-        for answer in [Answer::Honoured, Answer::Ignored, Answer::Later, Answer::Rejected] {
+        for answer in [Answer::Honoured, Answer::Ignored, Answer::Rejected] {
             let mut notes: Vec<&str> = rows.iter().filter(|row| row.answer == answer).map(|row| row.note).collect();
             notes.sort_unstable();
             notes.dedup();

@@ -22,8 +22,6 @@ pub enum Answer {
     Honoured,
     /// The object is not taken: Lamina does not do this.
     Rejected,
-    /// The object is not taken: Lamina does not do this yet.
-    Later,
     /// Nothing: it steers what is not here.
     Ignored,
 }
@@ -34,7 +32,6 @@ impl Answer {
         match self {
             Self::Honoured => "honoured",
             Self::Rejected => "rejected",
-            Self::Later => "not yet",
             Self::Ignored => "ignored",
         }
     }
@@ -198,13 +195,13 @@ impl Walk<'_> {
             _ if field.unless.iter().any(|u| serde_json::from_str::<Value>(u).is_ok_and(|u| u == *value)) => {}
             Answer::Ignored if is_nothing(value) => {}
             Answer::Ignored => answers.ignored.push(shown.to_owned()),
-            Answer::Rejected => answers.refused.push((shown.to_owned(), refusal(field, "not supported"))),
-            Answer::Later => answers.refused.push((shown.to_owned(), refusal(field, "not supported yet"))),
+            Answer::Rejected => answers.refused.push((shown.to_owned(), refusal(field))),
         }
     }
 }
 
-fn refusal(field: &Field, verdict: &str) -> String {
+fn refusal(field: &Field) -> String {
+    let verdict = "not supported";
     if field.note.is_empty() {
         verdict.to_owned()
     } else if field.note.contains(verdict) {

@@ -12,16 +12,6 @@ const fn partly(path: &'static str, note: &'static str) -> Field {
     Field { path, answer: Answer::Honoured, note, unless: &[] }
 }
 
-/// Not there yet.
-const fn later(path: &'static str, note: &'static str) -> Field {
-    Field { path, answer: Answer::Later, note, unless: &[] }
-}
-
-/// Not there yet, but these values ask for nothing more than what happens.
-const fn later_unless(path: &'static str, unless: &'static [&'static str], note: &'static str) -> Field {
-    Field { path, answer: Answer::Later, note, unless }
-}
-
 /// Never.
 const fn no(path: &'static str, note: &'static str) -> Field {
     Field { path, answer: Answer::Rejected, note, unless: &[] }
@@ -45,7 +35,7 @@ const ACCOUNT: &str = "pods from a directory get no token";
 const LINUX: &str = "containers are Linux containers";
 const TEMPLATE: &str = "the namespace and name of a pod come from its workload";
 const APPARMOR: &str = "where the node runs AppArmor, else such a pod is over at once; no profile unless one is asked for; RuntimeDefault is loaded with the node's apparmor_parser, or the one of containerd";
-const SELINUX: &str = "SELinux labels are not supported yet";
+const SELINUX: &str = "where the node runs SELinux, else such a pod is over at once; no label unless one is asked for, and what is not asked for of it comes from the node's policy; volumes but those of the host get the container's";
 const CLOUD: &str = "this volume type is not supported";
 const SURGE: &str = "when neither is given, pods are replaced in their place, one after another";
 const JOB_NAMES: &str = "a job's pods are known by their name";
@@ -133,7 +123,7 @@ pub(super) const POD: &[Field] = &[
     yes("containers.securityContext.runAsGroup"),
     yes("containers.securityContext.runAsNonRoot"),
     yes("containers.securityContext.runAsUser"),
-    later_unless("containers.securityContext.seLinuxOptions", &["{}"], SELINUX),
+    partly("containers.securityContext.seLinuxOptions", SELINUX),
     yes("containers.securityContext.seccompProfile"),
     yes("containers.securityContext.seccompProfile.localhostProfile"),
     yes("containers.securityContext.seccompProfile.type"),
@@ -195,8 +185,8 @@ pub(super) const POD: &[Field] = &[
     yes("securityContext.runAsGroup"),
     yes("securityContext.runAsNonRoot"),
     yes("securityContext.runAsUser"),
-    ignored("securityContext.seLinuxChangePolicy", "no volume is relabelled"),
-    later_unless("securityContext.seLinuxOptions", &["{}"], SELINUX),
+    ignored("securityContext.seLinuxChangePolicy", "a volume is relabelled where its top has another label, and then all of it"),
+    partly("securityContext.seLinuxOptions", SELINUX),
     yes("securityContext.seccompProfile"),
     yes("securityContext.seccompProfile.localhostProfile"),
     yes("securityContext.seccompProfile.type"),
@@ -363,7 +353,7 @@ pub(super) const JOB: &[Field] = &[
     yes("parallelism"),
     yes("podFailurePolicy"),
     partly("podReplacementPolicy", "a pod is replaced when it is gone"),
-    later("scheduling", ""),
+    no("scheduling", SCHEDULER),
     ignored("selector", JOB_NAMES),
     yes("successPolicy"),
     yes("suspend"),

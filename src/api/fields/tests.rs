@@ -200,7 +200,6 @@ fn refused(kind: Kind, document: &Value) -> Vec<String> {
 #[test]
 fn fields_that_are_not_there_are_refused_by_name() {
     let pod = json!({"metadata": {"generateName": "a-"}, "spec": {
-        "initContainers": [{"securityContext": {"seLinuxOptions": {"level": "s0"}}}],
         "containers": [{"volumeDevices": [{}]}],
         "volumes": [{"name": "a", "csi": {}}, {"name": "b", "glusterfs": {}}]
     }});
@@ -209,7 +208,6 @@ fn fields_that_are_not_there_are_refused_by_name() {
         [
             "metadata.generateName: not supported: an object needs a name of its own",
             "spec.containers[0].volumeDevices: raw block devices are not supported",
-            "spec.initContainers[0].securityContext.seLinuxOptions: SELinux labels are not supported yet",
             "spec.volumes[0].csi: CSI drivers are not supported",
             "spec.volumes[1].glusterfs: this volume type is not supported",
         ]

@@ -1,7 +1,8 @@
 //! Security contexts: ids, capabilities, seccomp.
 
 use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Capabilities, Container, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Sysctl,
+    AppArmorProfile, Capabilities, Container, PodSecurityContext, PodSpec, SELinuxOptions, SeccompProfile,
+    SecurityContext, Sysctl,
 };
 
 use super::super::sysctl::{self, Namespace};
@@ -72,6 +73,18 @@ fn app_armor(profile: Option<&AppArmorProfile>, at: &str, found: &mut Findings) 
     }
 }
 
+/// Parts of a label, which are joined by colons: none but a level has one of its own.
+fn selinux(options: Option<&SELinuxOptions>, at: &str, found: &mut Findings) {
+    let Some(options) = options else { return };
+    let parts = [("user", &options.user), ("role", &options.role), ("type", &options.type_), ("level", &options.level)];
+    for (name, part) in parts {
+        let is_odd = |c: char| !c.is_ascii_alphanumeric() && !"_-.".contains(c) && (name != "level" || !":,".contains(c));
+        if part.as_deref().unwrap_or_default().contains(is_odd) {
+            found.add(format_args!("{at}.seLinuxOptions.{name}"), "must be the name of one in the node's SELinux policy");
+        }
+    }
+}
+
 /// What of a pod's namespaces is the host's, and what cannot go together.
 pub(super) fn namespaces(spec: &PodSpec, at: &str, found: &mut Findings) {
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
@@ -120,6 +133,7 @@ pub(super) fn pod(context: &PodSecurityContext, spec: &PodSpec, at: &str, found:
     sysctls(context.sysctls.as_deref().unwrap_or_default(), spec, &format!("{at}.sysctls"), found);
     seccomp(context.seccomp_profile.as_ref(), at, found);
     app_armor(context.app_armor_profile.as_ref(), at, found);
+    selinux(context.se_linux_options.as_ref(), at, found);
 }
 
 fn sysctls(all: &[Sysctl], spec: &PodSpec, at: &str, found: &mut Findings) {
@@ -170,6 +184,7 @@ fn of_container(context: &SecurityContext, at: &str, found: &mut Findings) {
     found.range(format_args!("{at}.runAsGroup"), context.run_as_group, 0, MAX_ID);
     seccomp(context.seccomp_profile.as_ref(), at, found);
     app_armor(context.app_armor_profile.as_ref(), at, found);
+    selinux(context.se_linux_options.as_ref(), at, found);
     if let Some(capabilities) = &context.capabilities {
         names(capabilities, &format!("{at}.capabilities"), found);
     }

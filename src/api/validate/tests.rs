@@ -268,6 +268,11 @@ fn a_rule_that_is_broken_is_named_by_path() {
         ),
         (
             "/spec/securityContext",
+            json!({"seLinuxOptions": {"level": "s0:c1,c2", "type": "a:b"}}),
+            "spec.securityContext.seLinuxOptions.type: must be the name",
+        ),
+        (
+            "/spec/securityContext",
             json!({"sysctls": [{"name": "foo-", "value": "1"}]}),
             "spec.securityContext.sysctls[0].name: must be the name",
         ),

@@ -12,7 +12,8 @@ use crate::api::quantity::Quantity;
 use crate::api::sysctl;
 use crate::api::view::has_own_users;
 use crate::pod::state::Ended;
-use crate::runtime::cdi;
+use crate::api::PodUid;
+use crate::runtime::{cdi, selinux};
 use crate::runtime::spec::{ContainerSpec, VolumeBind};
 
 /// The longest seccomp profile that is read; Docker's default has 20 KiB.
@@ -36,6 +37,8 @@ pub struct Policy {
     pub unsafe_sysctls: Vec<String>,
     /// Whether the kernel runs AppArmor.
     pub app_armor: bool,
+    /// What SELinux labels are made of, where the kernel runs it.
+    pub selinux: Option<selinux::Defaults>,
     /// In thousandths, where between its request and its limit a container is slowed down; nowhere unless that is given.
     pub memory_throttling: Option<u64>,
     /// Whether pods can have user namespaces of their own.
@@ -49,7 +52,7 @@ pub struct Policy {
 impl Policy {
     /// Why a pod cannot run on this node; `None`: it can.
     pub(super) fn refuses(&self, pod: &Pod) -> Option<Ended> {
-        self.users(pod).or_else(|| self.sysctls(pod)).or_else(|| huge_pages(pod)).or_else(|| self.app_armor(pod))
+        self.users(pod).or_else(|| self.sysctls(pod)).or_else(|| huge_pages(pod)).or_else(|| self.app_armor(pod)).or_else(|| self.selinux(pod))
     }
 
     fn users(&self, pod: &Pod) -> Option<Ended> {
@@ -70,6 +73,20 @@ impl Policy {
             .any(|profile| profile.type_ != "Unconfined");
         (wanted && !self.app_armor)
             .then(|| Ended::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on this node"))
+    }
+
+    fn selinux(&self, pod: &Pod) -> Option<Ended> {
+        let spec = pod.spec.as_ref()?;
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        (self.selinux.is_none() && all.any(|container| selinux::wish(pod, container).is_some()))
+            .then(|| Ended::new("SELinux", "Cannot give SELinux labels: SELinux is not enabled on this node"))
+    }
+
+    /// The SELinux labels that a container asks for.
+    pub(super) fn labels(&self, pod: &Pod, container: &Container, uid: &PodUid) -> Option<selinux::Labels> {
+        let options = selinux::wish(pod, container)?;
+        let privileged = container.security_context.as_ref().and_then(|c| c.privileged) == Some(true);
+        Some(self.selinux.as_ref()?.labels(options, uid, privileged))
     }
 
     /// The profile that a container's `localhostProfile` names, if it names one.

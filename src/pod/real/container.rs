@@ -1,13 +1,13 @@
 //! Start, Stop, Kill, Resize: one attempt of one container.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::look::{KEPT_LAYER, VOLUMES, target};
+use super::look::{KEPT_LAYER, KEPT_VOLUME, VOLUMES, target};
 use super::record::blocking;
 use super::{Real, binds, disk, envfile, fetch, message, spec};
 use crate::api::Reason;
@@ -21,8 +21,8 @@ use crate::pod::plan::{self, Why};
 use crate::pod::state::{Attempt, AttemptFailure, Health, Image, Observed, Record, Retry, Stop};
 use crate::rootfs::{Layer, Writable};
 use crate::runtime::protocol::{Attach, FailureKind, Rootfs, StartRequest};
-use crate::runtime::spec::wants_default_app_armor;
-use crate::runtime::{apparmor, client};
+use crate::runtime::spec::{VolumeBind, VolumeSource, wants_default_app_armor};
+use crate::runtime::{apparmor, client, selinux};
 use crate::store;
 use crate::sys::atomic;
 
@@ -72,6 +72,10 @@ impl Real {
         } else {
             None
         };
+        let selinux = self.machine.policy.labels(&record.pod, container, &record.uid);
+        if let Some(labels) = selinux.clone() {
+            blocking(move || selinux::check(&labels)).await?;
+        }
         let built = spec::build(&spec::Input {
             record,
             desired,
@@ -84,6 +88,7 @@ impl Real {
             capacity: self.machine.capacity,
             policy: &self.machine.policy,
             default_app_armor,
+            selinux: selinux.as_ref(),
             files: &self.env_files(record, container).await?,
         })?;
         let stacks = self.stacks(record, container).await?;
@@ -102,6 +107,11 @@ impl Real {
             })
             .await?
         };
+        let volumes: Vec<_> =
+            volumes.into_iter().chain(built.binds).chain(message::bind(container, &dir)).collect();
+        if let Some(labels) = selinux {
+            self.label(&volumes, labels.file).await?;
+        }
         let request = StartRequest {
             name: name.to_owned(),
             attempt: number,
@@ -114,7 +124,7 @@ impl Real {
                 work: writable.work,
                 tier: self.machine.layers.tier(),
             },
-            volumes: volumes.into_iter().chain(built.binds).chain(message::bind(container, &dir)).collect(),
+            volumes,
             stdin: container.stdin == Some(true),
             stdin_once: container.stdin_once == Some(true),
             size: None,
@@ -154,6 +164,24 @@ impl Real {
                 Err(StepError::backoff("CreateContainerError", &error))
             }
         }
+    }
+
+    /// Gives what is mounted into a container its label, but for what is the host's or lies in images.
+    async fn label(&self, volumes: &[VolumeBind], label: String) -> Result<(), StepError> {
+        let kept = |name: &str| self.mounts.get(name.strip_prefix(KEPT_VOLUME)?).cloned();
+        let (mut paths, mut mounts) = (Vec::new(), Vec::new());
+        for volume in volumes {
+            match &volume.source {
+                VolumeSource::Dir { path } => paths.push(PathBuf::from(path)),
+                VolumeSource::Kept { name } => mounts.extend(kept(name)),
+                VolumeSource::Layers { .. } | VolumeSource::HostPath { .. } => {}
+            }
+        }
+        blocking(move || {
+            paths.iter().try_for_each(|path| selinux::give(path, &label))?;
+            mounts.iter().try_for_each(|mount| selinux::give(&mount.proc_path(), &label))
+        })
+        .await
     }
 
     /// Has the shim keep the layers of the images that a container has as volumes; their names there, top layer first,
@@ -352,6 +380,12 @@ impl Real {
         blocking(move || disk::write_attempt(&dir, &attempt)).await?;
         tracing::info!(pod = %self.key, container = name, reason = %Reason::Updated, "resources changed");
         Ok(())
+    }
+}
+
+impl From<selinux::Error> for StepError {
+    fn from(error: selinux::Error) -> Self {
+        Self::backoff("CreateContainerError", &error)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::network;
 use crate::pod::desired::{Config, Desired};
 use crate::pod::engine::StepError;
 use crate::pod::state::{Record, Retry};
+use crate::runtime::selinux::Labels;
 use crate::runtime::spec::{self, ContainerSpec, SpecInput, VolumeBind, container_limits, memory_high};
 use crate::store;
 use crate::sys::cgroup::Limits;
@@ -34,6 +35,8 @@ pub(super) struct Input<'a> {
     pub(super) policy: &'a Policy,
     /// The AppArmor profile that is meant by `RuntimeDefault`.
     pub(super) default_app_armor: Option<&'a str>,
+    /// The SELinux labels that the container asks for.
+    pub(super) selinux: Option<&'a Labels>,
     pub(super) files: &'a EnvFiles,
 }
 
@@ -102,6 +105,7 @@ pub(super) fn build(input: &Input<'_>) -> Result<Built, StepError> {
         node_memory: memory,
         localhost_seccomp: localhost.as_ref(),
         default_app_armor: input.default_app_armor,
+        selinux: input.selinux,
     })
     .map_err(|e| StepError {
         retry: Retry::Never,

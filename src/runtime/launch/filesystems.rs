@@ -4,13 +4,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount as Entry, Spec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
 use rustix::mount::MountAttrFlags;
 
 use super::{Error, Stage};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::inside;
-use crate::sys::mount::{Context, Mount};
+use crate::runtime::selinux::ATTRIBUTE;
+use crate::sys::mount::{self, Context, Mount};
 
 /// Options of file systems that a spec may use: anything else is refused rather than passed on.
 const OPTIONS: [&str; 7] = ["mode", "size", "nr_inodes", "uid", "gid", "ptmxmode", "hidepid"];
@@ -36,6 +37,11 @@ const CONTROLLERS: [&str; 14] = [
 /// The size of the directory of v1 hierarchies, which holds nothing but directories.
 const SMALL: u64 = 64 * 1024;
 
+/// The SELinux label of a container's files.
+pub(super) fn label(spec: &Spec) -> Option<&str> {
+    spec.linux().as_ref()?.mount_label().as_deref()
+}
+
 /// Mounts what the spec asks for. What is among `made`, by its destination, was mounted by somebody else already and is
 /// only attached.
 pub(super) fn mount_all(
@@ -47,12 +53,17 @@ pub(super) fn mount_all(
     for entry in spec.mounts().iter().flatten() {
         let found = made.iter().position(|(destination, _)| destination == entry.destination());
         let mount = found.map(|at| made.swap_remove(at).1);
-        attach(root, entry, cgroup, mount)?;
+        attach(root, entry, cgroup, (mount, label(spec)))?;
     }
     Ok(())
 }
 
-fn attach(root: &OwnedFd, entry: &Entry, cgroup: &Cgroup, made: Option<Mount>) -> Result<(), Error> {
+fn attach(
+    root: &OwnedFd,
+    entry: &Entry,
+    cgroup: &Cgroup,
+    (made, label): (Option<Mount>, Option<&str>),
+) -> Result<(), Error> {
     let destination = entry.destination();
     let subject = &destination.display().to_string();
     let relative = destination.strip_prefix("/").unwrap_or(destination);
@@ -68,13 +79,14 @@ fn attach(root: &OwnedFd, entry: &Entry, cgroup: &Cgroup, made: Option<Mount>) -
         None if matches!(entry.typ().as_deref(), Some("cgroup" | "cgroup2")) => {
             return cgroups(Some(&place), entry, cgroup).map(|_| ());
         }
-        None => make(entry, &[])?,
+        None => make(entry, &[], label)?,
     };
     mount.attach_to(&place).map_err(Error::mount(Stage::Filesystem, subject))
 }
 
-/// Mounts one file system of the spec, attached to nothing yet; `more` are further options of it.
-pub(super) fn make(entry: &Entry, more: &[String]) -> Result<Mount, Error> {
+/// Mounts one file system of the spec, attached to nothing yet; `more` are further options of it, and `label` is what
+/// SELinux knows its files by, where they are the container's own and not the kernel's.
+pub(super) fn make(entry: &Entry, more: &[String], label: Option<&str>) -> Result<Mount, Error> {
     let subject = &entry.destination().display().to_string();
     let kind = match entry.typ().as_deref() {
         Some("proc") => "proc",
@@ -105,7 +117,21 @@ pub(super) fn make(entry: &Entry, more: &[String]) -> Result<Mount, Error> {
             }
         }
     }
-    context.mount(attributes).map_err(Error::mount(Stage::Filesystem, subject))
+    if let Some(label) = label.filter(|_| matches!(kind, "tmpfs" | "devpts")) {
+        context.string(mount::LABEL, label).map_err(Error::mount(Stage::Filesystem, subject))?;
+    }
+    let made = context.mount(attributes).map_err(Error::mount(Stage::Filesystem, subject))?;
+    if let Some(label) = label.filter(|_| kind == "mqueue") {
+        // It has no such option.
+        mark(&made, label).map_err(Error::at(Stage::Filesystem, subject))?;
+    }
+    Ok(made)
+}
+
+/// Gives a file system's top a label.
+fn mark(mount: &Mount, label: &str) -> std::io::Result<()> {
+    let top = openat(mount, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(fsetxattr(top, ATTRIBUTE, label.as_bytes(), XattrFlags::empty())?)
 }
 
 fn attribute(option: &str) -> Option<MountAttrFlags> {

@@ -53,7 +53,7 @@ pub(super) fn inside(
         volume::attach_all(&root, launch.binds, parts.volumes)?;
         root
     } else {
-        let root = root::mount(&launch.root)?;
+        let root = root::mount(&launch.root, filesystems::label(oci))?;
         filesystems::mount_all(&root, oci, launch.cgroup, Vec::new())?;
         devices::make(&root, oci, launch.container.privileged)?;
         let volumes = volume::prepare_all(launch.binds, None)?;

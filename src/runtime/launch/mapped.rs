@@ -74,12 +74,12 @@ impl Parts {
         let mut made = Vec::new();
         for entry in oci.mounts().iter().flatten() {
             let mount = match entry.typ().as_deref() {
-                Some("sysfs") => filesystems::make(entry, &[])?,
+                Some("sysfs") => filesystems::make(entry, &[], None)?,
                 Some("cgroup" | "cgroup2") => filesystems::cgroups(None, entry, launch.cgroup)?,
                 // Devices work only on a file system that the host's root has mounted.
                 Some("tmpfs") if entry.destination() == Path::new("/dev") => {
                     let owner = [format!("uid={}", users.first), format!("gid={}", users.first)];
-                    let dev = filesystems::make(entry, &owner)?.into_fd();
+                    let dev = filesystems::make(entry, &owner, filesystems::label(oci))?.into_fd();
                     devices::fill(&dev, oci, launch.container.privileged, Some(users.first))?;
                     Mount::from_fd(dev)
                 }
@@ -111,7 +111,8 @@ fn root(launch: &Launch<'_>, users: Users<'_>) -> Result<Mount, Error> {
     rustix::fs::chown(launch.root.upper, Some(uid), Some(gid))
         .map_err(Error::at(Stage::Root, launch.root.upper.display()))?;
     let lower: Vec<BorrowedFd<'_>> = mapped.iter().map(|layer| layer.as_fd()).collect();
-    mount::overlay(&lower, Some((launch.root.upper, launch.root.work))).map_err(Error::mount(Stage::Root, ""))
+    let label = filesystems::label(&launch.container.oci);
+    mount::overlay(&lower, Some((launch.root.upper, launch.root.work)), label).map_err(Error::mount(Stage::Root, ""))
 }
 
 /// Streams belong to the user, who may open `/dev/stdout` again by name; inside, nobody could give them away.

@@ -63,6 +63,10 @@ pub(super) fn execute(
             Error::at::<io::Error>(Stage::Privileges, format!("(the AppArmor profile {profile:?}: is it loaded?)"));
         std::fs::write("/proc/thread-self/attr/apparmor/exec", format!("exec {profile}")).map_err(fail)?;
     }
+    if let Some(label) = running.selinux_label().as_ref().filter(|label| !label.is_empty()) {
+        let fail = Error::at::<io::Error>(Stage::Privileges, format!("(the SELinux label {label:?})"));
+        std::fs::write("/proc/thread-self/attr/exec", label).map_err(fail)?;
+    }
     enter_directory(running)?;
     rustix::process::umask(Mode::from_raw_mode(running.user().umask().unwrap_or(UMASK) & 0o777));
     process::close_on_exec_from(3).map_err(Error::at(Stage::Stdio, ""))?;

@@ -10,16 +10,16 @@ use super::{Error, Lower, Root, Stage};
 use crate::sys::mount::{self, Mount};
 
 /// Mounts the overlay where only this process sees it, and gives its root.
-pub(super) fn mount(root: &Root<'_>) -> Result<OwnedFd, Error> {
+pub(super) fn mount(root: &Root<'_>, label: Option<&str>) -> Result<OwnedFd, Error> {
     slave()?;
     match root.lower {
         Lower::Fds(layers) => {
-            let overlay =
-                mount::overlay(layers, Some((root.upper, root.work))).map_err(Error::mount(Stage::Root, ""))?;
-            on_top(overlay)
+            let overlay = mount::overlay(layers, Some((root.upper, root.work)), label);
+            on_top(overlay.map_err(Error::mount(Stage::Root, ""))?)
         }
         Lower::Paths { layers, target } => {
-            mount::overlay_at(layers, Some((root.upper, root.work)), target).map_err(Error::mount(Stage::Root, ""))?;
+            mount::overlay_at(layers, Some((root.upper, root.work)), label, target)
+                .map_err(Error::mount(Stage::Root, ""))?;
             openat(CWD, target, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(Error::at(Stage::Root, ""))
         }

@@ -106,10 +106,11 @@ impl Pod {
         let spec = &request.container.oci;
         let has_terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
 
+        let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
         let volumes: Vec<Opened> = request
             .volumes
             .iter()
-            .map(|bind| volumes::open(&mut self.mounts, &self.place, bind, request.root.tier))
+            .map(|bind| volumes::open(&mut self.mounts, &self.place, bind, (request.root.tier, label)))
             .collect::<Result<_, _>>()?;
         let binds: Vec<Bind<'_>> = request
             .volumes

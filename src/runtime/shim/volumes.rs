@@ -31,7 +31,7 @@ pub(super) struct Mounts {
     prepared: bool,
     next: u64,
     /// Stacks of layers that are attached there, on such kernels, by the names of their layers.
-    stacks: BTreeMap<Vec<String>, PathBuf>,
+    stacks: BTreeMap<(Vec<String>, Option<String>), PathBuf>,
 }
 
 #[derive(Debug)]
@@ -106,7 +106,12 @@ impl Mounts {
 
     /// The layers `names` (top layer first) on another, to be read. With `users`, owners are those that this user
     /// namespace has under the same numbers.
-    fn stack(&self, names: &[String], users: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Failure> {
+    fn stack(
+        &self,
+        names: &[String],
+        users: Option<BorrowedFd<'_>>,
+        label: Option<&str>,
+    ) -> Result<OwnedFd, Failure> {
         let mut layers = Vec::new();
         for name in names {
             layers.push(Mount::clone_at(self.fd(name)?, Path::new(""), false).map_err(|e| failed(&e))?);
@@ -119,12 +124,13 @@ impl Mounts {
             layers.iter().try_for_each(|layer| layer.map_owners(users, false)).map_err(|e| failed(&e))?;
         }
         let layers: Vec<BorrowedFd<'_>> = layers.iter().map(|layer| layer.as_fd()).collect();
-        Ok(mount::overlay(&layers, None).map_err(|e| failed(&e))?.into_fd())
+        Ok(mount::overlay(&layers, None, label).map_err(|e| failed(&e))?.into_fd())
     }
 
     /// As [`Self::stack`], attached in the shim's mount namespace for as long as the shim lives.
-    fn stack_place(&mut self, names: &[String]) -> Result<PathBuf, Failure> {
-        if let Some(place) = self.stacks.get(names) {
+    fn stack_place(&mut self, names: &[String], label: Option<&str>) -> Result<PathBuf, Failure> {
+        let key = (names.to_vec(), label.map(str::to_owned));
+        if let Some(place) = self.stacks.get(&key) {
             return Ok(place.clone());
         }
         let mut layers = names.iter().map(|name| self.place(name)).collect::<Result<Vec<_>, _>>()?;
@@ -137,11 +143,11 @@ impl Mounts {
             layers.push(new()?);
         }
         let place = new()?;
-        let made = mount::overlay_at(&layers, None, &place).map_err(|e| failed(&e));
+        let made = mount::overlay_at(&layers, None, label, &place).map_err(|e| failed(&e));
         // That may have gone to where the layers lie.
         rustix::process::chdir("/").map_err(|e| failed(&std::io::Error::from(e)))?;
         made?;
-        self.stacks.insert(names.to_vec(), place.clone());
+        self.stacks.insert(key, place.clone());
         Ok(place)
     }
 
@@ -217,8 +223,13 @@ impl Opened {
     }
 }
 
-/// Opens what a volume is made of.
-pub(super) fn open(mounts: &mut Mounts, place: &Place, bind: &VolumeBind, tier: Tier) -> Result<Opened, Failure> {
+/// Opens what a volume is made of. `label` is what SELinux knows the container's files by.
+pub(super) fn open(
+    mounts: &mut Mounts,
+    place: &Place,
+    bind: &VolumeBind,
+    (tier, label): (Tier, Option<&str>),
+) -> Result<Opened, Failure> {
     match &bind.source {
         VolumeSource::Kept { name } => {
             if tier == Tier::Attached {
@@ -227,10 +238,10 @@ pub(super) fn open(mounts: &mut Mounts, place: &Place, bind: &VolumeBind, tier: 
             Ok(Opened::Mount(mounts.fd(name)?.try_clone_to_owned().map_err(|e| failed(&e))?))
         }
         VolumeSource::Dir { path } => Ok(Opened::Path(PathBuf::from(path))),
-        VolumeSource::Layers { names } if tier == Tier::Attached => mounts.stack_place(names).map(Opened::Path),
+        VolumeSource::Layers { names } if tier == Tier::Attached => mounts.stack_place(names, label).map(Opened::Path),
         VolumeSource::Layers { names } => {
             let users = place.users.as_ref().map(|(namespace, _)| namespace.as_fd());
-            mounts.stack(names, users).map(Opened::Mapped)
+            mounts.stack(names, users, label).map(Opened::Mapped)
         }
         VolumeSource::HostPath { path, kind } => {
             let opened = on_host(place, || host_path(Path::new(path), *kind, bind.sub_path.as_deref()))?;

@@ -14,6 +14,7 @@ use oci_spec::runtime::{
 use super::resources::oom_score_adj;
 use super::seccomp::default_filter;
 use super::{ContainerSpec, Error, UserRequest};
+use crate::runtime::selinux::Labels;
 use crate::sys::capability::Capabilities;
 
 /// Everything that a spec is built from.
@@ -39,6 +40,8 @@ pub struct SpecInput<'a> {
     pub localhost_seccomp: Option<&'a LinuxSeccomp>,
     /// The AppArmor profile that is meant by `RuntimeDefault`.
     pub default_app_armor: Option<&'a str>,
+    /// The SELinux labels that the container asks for.
+    pub selinux: Option<&'a Labels>,
 }
 
 /// What containerd gives a container by default.
@@ -136,6 +139,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<ContainerSpec, Error> {
         .or_else(|| pod_context.and_then(|c| c.seccomp_profile.as_ref()));
     linux.set_seccomp(seccomp(profile, privileged, capabilities, input.localhost_seccomp)?);
     linux.set_rootfs_propagation(None);
+    linux.set_mount_label(input.selinux.map(|labels| labels.file.clone()));
     spec.set_linux(Some(linux));
 
     Ok(ContainerSpec { oci: spec, user: user(input, context, pod_context), privileged })
@@ -166,6 +170,7 @@ fn process(input: &SpecInput<'_>, capabilities: Capabilities) -> Result<Process,
     process.set_rlimits(None);
     process.set_no_new_privileges(Some(context.and_then(|c| c.allow_privilege_escalation) == Some(false)));
     process.set_apparmor_profile(app_armor(input));
+    process.set_selinux_label(input.selinux.and_then(|labels| labels.process.clone()));
     process.set_oom_score_adj(Some(oom_score_adj(input.pod, container, input.node_memory)?));
     Ok(process)
 }

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use oci_spec::image::ImageConfiguration;
 
 use super::*;
+use crate::runtime::selinux::Labels;
 use crate::sys::device::{Access, Kind, Rule};
 
 fn pod(container: &str, pod_context: &str) -> Pod {
@@ -17,6 +18,10 @@ fn image() -> ImageConfiguration {
     let json = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]},"config":{
         "Entrypoint":["/entry"],"Cmd":["one","two"],"Env":["PATH=/image","LANG=C"],"WorkingDir":"/srv","User":"app:app"}}"#;
     serde_json::from_str(json).unwrap()
+}
+
+fn labels() -> Labels {
+    Labels { process: Some("a:b:c:s0".to_owned()), file: "a:d:e:s0".to_owned() }
 }
 
 fn built(container: &str, pod_context: &str) -> Result<ContainerSpec, Error> {
@@ -34,6 +39,7 @@ fn built(container: &str, pod_context: &str) -> Result<ContainerSpec, Error> {
         node_memory: 16 << 30,
         localhost_seccomp: None,
         default_app_armor: Some("ours"),
+        selinux: Some(&labels()),
     })
 }
 
@@ -140,6 +146,9 @@ fn profiles_are_the_containers_before_the_pods() {
     let own = format!(r#""securityContext":{}"#, of("Localhost"));
     assert_eq!(app_armor(&own, &of("RuntimeDefault")).as_deref(), Some("mine"));
     assert_eq!(app_armor(r#""securityContext":{"privileged":true}"#, &of("RuntimeDefault")), None);
+    let oci = spec(r#""tty":false"#).oci;
+    assert_eq!(oci.process().as_ref().unwrap().selinux_label(), &labels().process);
+    assert_eq!(oci.linux().as_ref().unwrap().mount_label().as_ref(), Some(&labels().file));
 }
 
 #[test]

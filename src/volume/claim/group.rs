@@ -8,17 +8,14 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, chownat, fstat, openat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, chownat, fstat, openat};
+
+use crate::sys::tree;
 
 /// The group may read and write.
 const FILE_BITS: u32 = 0o660;
 /// And what is made in a directory belongs to it.
 const DIRECTORY_BITS: u32 = 0o2770;
-/// As many directories in one another are gone into: each is a descriptor of the agent's, and a container may make as many
-/// as it likes.
-const DEEPEST: usize = 256;
-
 /// Gives a volume to a group. With `on_mismatch`, nothing is done when its top is as it should be
 /// (`fsGroupChangePolicy: OnRootMismatch`).
 pub(super) fn own(root: &Path, group: u32, on_mismatch: bool) -> io::Result<()> {
@@ -28,32 +25,7 @@ pub(super) fn own(root: &Path, group: u32, on_mismatch: bool) -> io::Result<()> 
         return Ok(());
     }
     // The top last: as long as it is not done, the next try begins anew.
-    let mut open = vec![Dir::read_from(&top)?];
-    while let Some(dir) = open.last_mut() {
-        let Some(entry) = dir.read() else {
-            open.pop();
-            continue;
-        };
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match openat(dir.fd()?, name, flags, Mode::empty()) {
-            // Somebody removed it meanwhile.
-            Err(Errno::NOENT) => continue,
-            opened => opened?,
-        };
-        let found = fstat(&file)?;
-        give(&file, &found, group)?;
-        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-            if open.len() >= DEEPEST {
-                return Err(io::Error::other(format!("it has more than {DEEPEST} directories in one another")));
-            }
-            open.push(Dir::new(openat(&file, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?);
-        }
-    }
+    tree::each_below(&top, |file, found| give(file, found, group))?;
     give(&top, &found, group)
 }
 

@@ -31,7 +31,8 @@ const PROGRAMS: &str = "systemd-sysv,kmod,apparmor,nfs-kernel-server";
 /// What the script prints as its last line, followed by its exit status.
 const VERDICT: &str = "guest script ended with ";
 
-/// Boots `kernel` (`6.1`, `6.12` or `newest`) and runs `script` in it; fails unless the script exits 0.
+/// Boots `kernel` (`6.1`, `6.12` or `newest`), with SELinux to be had, and runs `script` in it, with the policy beside it
+/// (`script` with the ending `cil`) as `/policy`; fails unless the script exits 0.
 pub fn run(kernel: &str, script: &Path) -> Result<()> {
     packages::install(&["guest"])?;
     let lamina = match std::env::var_os("LAMINA_BINARY") {
@@ -42,7 +43,7 @@ pub fn run(kernel: &str, script: &Path) -> Result<()> {
     let work = Work::create(kernel)?;
     let disk = disk(&work.0, &lamina, script)?;
     let initramfs = initramfs(&work.0, &parts)?;
-    boot(&parts.join("vmlinuz"), &initramfs, &disk)
+    boot(&parts.join("vmlinuz"), &initramfs, &disk, "security=selinux")
 }
 
 /// Boots Debian with systemd and its newest kernel, on a file system that counts projects, and runs `script` there as a
@@ -73,7 +74,7 @@ pub fn service(package: &Path, script: &Path) -> Result<()> {
     busybox(&work.0, &root.join("layout"))?;
     let make = r#"truncate -s 1G "$2"; mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota -d "$1" "$2""#;
     shell(make, &[root.as_os_str(), disk.as_os_str()])?;
-    boot(&parts.join("vmlinuz"), &initramfs(&work.0, &parts)?, &disk)
+    boot(&parts.join("vmlinuz"), &initramfs(&work.0, &parts)?, &disk, "security=apparmor")
 }
 
 /// A small Debian with systemd, made once; gives its directory.
@@ -168,7 +169,7 @@ fn kernel_parts(kernel: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// An ext4 image with busybox, lamina, a small OCI layout and the script, filled without mounting it.
+/// An ext4 image with busybox, lamina, a small OCI layout, the script and its policy, filled without mounting it.
 fn disk(work: &Path, lamina: &Path, script: &Path) -> Result<PathBuf> {
     let (root, disk) = (work.join("root"), work.join("disk.ext4"));
     let prepare = r#"
@@ -178,6 +179,11 @@ fn disk(work: &Path, lamina: &Path, script: &Path) -> Result<PathBuf> {
         for a in $(/bin/busybox --list | grep -vx busybox); do ln -s busybox "$root/bin/$a"; done
         cp "$lamina" "$root/bin/lamina"
         cp "$script" "$root/script"
+        {
+            cat "${script%.sh}.cil"; seq -f '(category c%.0f)' 0 1023
+            echo "(categoryorder ($(seq -f c%.0f -s ' ' 0 1023)))"
+        } >"$root.cil"
+        secilc -c 30 -o "$root/policy" -f /dev/null "$root.cil"
     "#;
     shell(prepare, &[root.as_os_str(), lamina.as_os_str(), script.as_os_str()])?;
     busybox(work, &root.join("layout"))?;
@@ -228,11 +234,11 @@ fn initramfs(work: &Path, parts: &Path) -> Result<PathBuf> {
 }
 
 /// Runs the guest; its console goes to standard error, and the verdict on it decides.
-fn boot(kernel: &Path, initramfs: &Path, disk: &Path) -> Result<()> {
+fn boot(kernel: &Path, initramfs: &Path, disk: &Path, security: &str) -> Result<()> {
     let start = Instant::now();
     let mut guest = Command::new("qemu-system-x86_64")
         .args(["-M", "q35", "-cpu", "max", "-accel", "tcg", "-smp", "2", "-m", "1024", "-nographic", "-no-reboot"])
-        .args(["-nic", "none", "-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+        .args(["-nic", "none", "-append", &format!("console=ttyS0 quiet panic=-1 mitigations=off {security}")])
         .arg("-kernel")
         .arg(kernel)
         .arg("-initrd")

@@ -46,7 +46,7 @@ const SETS: [(&str, &str, &[&str]); 5] = [
     (
         "guest",
         "to boot older kernels",
-        &["qemu-system-x86", "kmod", "cpio", "xz-utils", "e2fsprogs", "busybox-static", "debootstrap"],
+        &["qemu-system-x86", "kmod", "cpio", "xz-utils", "e2fsprogs", "busybox-static", "debootstrap", "secilc"],
     ),
 ];
 

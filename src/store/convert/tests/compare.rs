@@ -131,7 +131,7 @@ fn an_overlay_of_layers_hides_what_whiteouts_hide() {
     let (low, high) = (convert(Driver::Erofs, &low.end()).unwrap().0, convert(Driver::Erofs, &high.end()).unwrap().0);
     let mounts = [high, low].map(|dir| Mount::erofs(&dir.path().join("layer.erofs")).unwrap());
     let lower: Vec<_> = mounts.iter().map(|m| m.as_fd()).collect();
-    let merged = overlay(&lower, None).unwrap();
+    let merged = overlay(&lower, None, None).unwrap();
     let names: Vec<_> = look(&merged.proc_path()).into_keys().map(|p| p.to_str().unwrap().to_owned()).collect();
     assert_eq!(names, ["d", "d/b", "o", "o/own"]);
 }
