@@ -125,10 +125,7 @@ impl Defaults {
         };
         let own = options.level.clone().filter(|level| !level.is_empty());
         let level = own.or_else(|| self.has_levels.then(|| categories(uid)));
-        Labels {
-            process: (!privileged).then(|| process.at(level.as_deref())),
-            file: self.file.at(level.as_deref()),
-        }
+        Labels { process: (!privileged).then(|| process.at(level.as_deref())), file: self.file.at(level.as_deref()) }
     }
 }
 

@@ -185,7 +185,10 @@ pub(super) const POD: &[Field] = &[
     yes("securityContext.runAsGroup"),
     yes("securityContext.runAsNonRoot"),
     yes("securityContext.runAsUser"),
-    ignored("securityContext.seLinuxChangePolicy", "a volume is relabelled where its top has another label, and then all of it"),
+    ignored(
+        "securityContext.seLinuxChangePolicy",
+        "a volume is relabelled where its top has another label, and then all of it",
+    ),
     partly("securityContext.seLinuxOptions", SELINUX),
     yes("securityContext.seccompProfile"),
     yes("securityContext.seccompProfile.localhostProfile"),

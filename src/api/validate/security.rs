@@ -78,9 +78,13 @@ fn selinux(options: Option<&SELinuxOptions>, at: &str, found: &mut Findings) {
     let Some(options) = options else { return };
     let parts = [("user", &options.user), ("role", &options.role), ("type", &options.type_), ("level", &options.level)];
     for (name, part) in parts {
-        let is_odd = |c: char| !c.is_ascii_alphanumeric() && !"_-.".contains(c) && (name != "level" || !":,".contains(c));
+        let is_odd =
+            |c: char| !c.is_ascii_alphanumeric() && !"_-.".contains(c) && (name != "level" || !":,".contains(c));
         if part.as_deref().unwrap_or_default().contains(is_odd) {
-            found.add(format_args!("{at}.seLinuxOptions.{name}"), "must be the name of one in the node's SELinux policy");
+            found.add(
+                format_args!("{at}.seLinuxOptions.{name}"),
+                "must be the name of one in the node's SELinux policy",
+            );
         }
     }
 }

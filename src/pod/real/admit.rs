@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use oci_spec::runtime::LinuxSeccomp;
 
+use crate::api::PodUid;
 use crate::api::ids::{is_device, page_size};
 use crate::api::quantity::Quantity;
 use crate::api::sysctl;
 use crate::api::view::has_own_users;
 use crate::pod::state::Ended;
-use crate::api::PodUid;
-use crate::runtime::{cdi, selinux};
 use crate::runtime::spec::{ContainerSpec, VolumeBind};
+use crate::runtime::{cdi, selinux};
 
 /// The longest seccomp profile that is read; Docker's default has 20 KiB.
 const LONGEST_PROFILE: u64 = 1 << 20;
@@ -52,7 +52,11 @@ pub struct Policy {
 impl Policy {
     /// Why a pod cannot run on this node; `None`: it can.
     pub(super) fn refuses(&self, pod: &Pod) -> Option<Ended> {
-        self.users(pod).or_else(|| self.sysctls(pod)).or_else(|| huge_pages(pod)).or_else(|| self.app_armor(pod)).or_else(|| self.selinux(pod))
+        self.users(pod)
+            .or_else(|| self.sysctls(pod))
+            .or_else(|| huge_pages(pod))
+            .or_else(|| self.app_armor(pod))
+            .or_else(|| self.selinux(pod))
     }
 
     fn users(&self, pod: &Pod) -> Option<Ended> {

@@ -107,8 +107,7 @@ impl Real {
             })
             .await?
         };
-        let volumes: Vec<_> =
-            volumes.into_iter().chain(built.binds).chain(message::bind(container, &dir)).collect();
+        let volumes: Vec<_> = volumes.into_iter().chain(built.binds).chain(message::bind(container, &dir)).collect();
         if let Some(labels) = selinux {
             self.label(&volumes, labels.file).await?;
         }

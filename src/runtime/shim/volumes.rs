@@ -106,12 +106,7 @@ impl Mounts {
 
     /// The layers `names` (top layer first) on another, to be read. With `users`, owners are those that this user
     /// namespace has under the same numbers.
-    fn stack(
-        &self,
-        names: &[String],
-        users: Option<BorrowedFd<'_>>,
-        label: Option<&str>,
-    ) -> Result<OwnedFd, Failure> {
+    fn stack(&self, names: &[String], users: Option<BorrowedFd<'_>>, label: Option<&str>) -> Result<OwnedFd, Failure> {
         let mut layers = Vec::new();
         for name in names {
             layers.push(Mount::clone_at(self.fd(name)?, Path::new(""), false).map_err(|e| failed(&e))?);
