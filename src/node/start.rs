@@ -72,7 +72,9 @@ pub(super) fn machine(
         RegistryConfig::load(&settings.registry_config).map_err(Error::failed("read the registries' settings"))?;
     let images =
         Images::new(store.clone(), config, registry, settings.pull_parallel).map_err(Error::failed("set up pulls"))?;
-    let layers = Layers::new(store.clone()).map_err(Error::failed("find out how layers are mounted here"))?;
+    let selinux = selinux::Defaults::of_node();
+    let layers = Layers::new(store.clone(), selinux.as_ref().map(selinux::Defaults::shared))
+        .map_err(Error::failed("find out how layers are mounted here"))?;
     let user_namespaces = layers.tier() == Tier::Detached && user_namespaces();
     let hierarchies = Hierarchies::probe().map_err(Error::failed("find the cgroup hierarchies"))?;
     let shim = install_shim(settings)?;
@@ -98,7 +100,7 @@ pub(super) fn machine(
         policy: Policy {
             user_namespaces,
             app_armor: app_armor(),
-            selinux: selinux::Defaults::of_node(),
+            selinux,
             memory_throttling: settings.memory_throttling,
             cdi: settings.cdi.clone(),
             unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),

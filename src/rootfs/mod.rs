@@ -19,6 +19,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::store::{LayerKey, Store};
 use crate::sys::erofs;
+use crate::sys::label;
 use crate::sys::mount::{self, Mount, Tier};
 use crate::sys::quota;
 
@@ -88,22 +89,24 @@ struct Shared {
     store: Store,
     tier: Tier,
     attacher: Option<attached::Attacher>,
+    /// What SELinux is to know the files of layers by.
+    label: Option<String>,
     // Held while a layer is mounted (well under a millisecond), so that two callers never mount one layer twice.
     mounted: Mutex<HashMap<LayerKey, Weak<Layer>>>,
 }
 
 impl Layers {
-    /// Finds out which tier the kernel has.
+    /// Finds out which tier the kernel has. `label` is what SELinux, where it runs, is to know the files of layers by.
     ///
     /// # Errors
     /// If the kernel can mount nothing at all.
-    pub fn new(store: Store) -> Result<Self, Error> {
+    pub fn new(store: Store, label: Option<String>) -> Result<Self, Error> {
         let tier = Tier::probe()?;
         let attacher = match tier {
             Tier::Detached => None,
             Tier::Attached => Some(attached::Attacher::start()?),
         };
-        Ok(Self(Arc::new(Shared { store, tier, attacher, mounted: Mutex::default() })))
+        Ok(Self(Arc::new(Shared { store, tier, attacher, label, mounted: Mutex::default() })))
     }
 
     /// How overlays take these layers.
@@ -144,7 +147,14 @@ impl Layers {
             return Ok(layer);
         }
         let info = self.0.store.verify(key)?;
-        let layer = self.hold(key, source_mount(&info.dir.join(info.driver.file_name()))?)?;
+        let content = info.dir.join(info.driver.file_name());
+        if let Some(name) = self.0.label.as_ref().filter(|_| content.is_file())
+            && let Err(error) = label::give(&content, name)
+        {
+            // Whoever has no label of his own can read it all the same.
+            tracing::warn!(layer = %key, label = name, %error, "a layer keeps its SELinux label");
+        }
+        let layer = self.hold(key, source_mount(&content)?)?;
         mounted.retain(|_, layer| layer.strong_count() > 0);
         mounted.insert(key.clone(), Arc::downgrade(&layer));
         Ok(layer)

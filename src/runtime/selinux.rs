@@ -8,16 +8,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, Pod, SELinuxOptions};
-use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, fstat, openat};
-use rustix::io::Errno;
 use sha2::Digest as _;
 
 use crate::api::PodUid;
-use crate::sys::{host, tree};
+use crate::sys::{host, label};
 
 /// Where the kernel's part of SELinux is mounted.
 const KERNEL: &str = "/sys/fs/selinux";
@@ -26,12 +23,10 @@ const POLICY: &str = "/etc/selinux";
 /// What policies call the label of containers' programs, and of their files, unless they say otherwise.
 const PROCESS: &str = "system_u:system_r:container_t:s0";
 const FILE: &str = "system_u:object_r:container_file_t:s0";
+/// And of files that all containers may read.
+const SHARED: &str = "system_u:object_r:container_ro_file_t:s0";
 /// How many categories there are to choose from.
 const CATEGORIES: u32 = 1024;
-/// The extended attribute that holds a file's label.
-pub(super) const ATTRIBUTE: &str = "security.selinux";
-/// No policy has longer ones.
-const LONGEST: usize = 4096;
 
 /// Why a container cannot have its label.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +38,10 @@ pub enum Error {
         label: String,
     },
     /// Something of the container's cannot be given its label.
-    #[error("cannot give {path} the SELinux label {label:?}")]
+    #[error("cannot give what is mounted at {target} the SELinux label {label:?}")]
     Give {
-        /// What.
-        path: String,
+        /// Where that is.
+        target: String,
         /// The label.
         label: String,
         /// What the kernel said.
@@ -79,6 +74,7 @@ impl Context {
 pub struct Defaults {
     process: Context,
     file: Context,
+    shared: Context,
     /// Whether labels have a level.
     has_levels: bool,
 }
@@ -110,7 +106,18 @@ impl Defaults {
         let context = |key: &str, otherwise| {
             contexts.get(key).and_then(|text| Context::parse(text)).or_else(|| Context::parse(otherwise))
         };
-        Some(Self { process: context("process", PROCESS)?, file: context("file", FILE)?, has_levels })
+        Some(Self {
+            process: context("process", PROCESS)?,
+            file: context("file", FILE)?,
+            shared: context("ro_file", SHARED)?,
+            has_levels,
+        })
+    }
+
+    /// The label of files that all containers may read: layers. The kernel reads them in the name of whoever reads what is
+    /// mounted from them.
+    pub fn shared(&self) -> String {
+        self.shared.at(self.has_levels.then_some("s0"))
     }
 
     /// The labels of a container that asks for `options`.
@@ -171,54 +178,13 @@ pub fn check(labels: &Labels) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives a label to a file, or to a directory and all that is in it; does nothing where the file itself has it. A file
-/// system without labels stays as it is. Blocks.
+/// Gives what is at `path` and is mounted at `target` a label, as [`label::give`] does. Blocks.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn give(path: &Path, label: &str) -> Result<(), Error> {
-    relabel(path, label).map_err(|source| Error::Give {
-        path: path.display().to_string(),
-        label: label.to_owned(),
-        source,
-    })
-}
-
-fn relabel(path: &Path, label: &str) -> io::Result<()> {
-    let top = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    if has(&top, label)? {
-        return Ok(());
-    }
-    // The top last: as long as it has not its label, the next try begins anew.
-    if FileType::from_raw_mode(fstat(&top)?.st_mode) == FileType::Directory {
-        let inside = openat(&top, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        tree::each_below(&inside, |file, _| set(file, label))?;
-    }
-    set(&top, label)
-}
-
-/// A file that was opened as a place only is reached by its descriptor's name.
-fn name(file: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
-
-fn has(file: &OwnedFd, label: &str) -> io::Result<bool> {
-    let mut found = vec![0; LONGEST];
-    match rustix::fs::getxattr(name(file), ATTRIBUTE, &mut found) {
-        Ok(length) => {
-            let found = found.get(..length).unwrap_or_default();
-            Ok(found.strip_suffix(b"\0").unwrap_or(found) == label.as_bytes())
-        }
-        Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn set(file: &OwnedFd, label: &str) -> io::Result<()> {
-    match rustix::fs::setxattr(name(file), ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
-        Err(Errno::NOTSUP) => Ok(()),
-        result => Ok(result?),
-    }
+pub fn give(target: &str, path: &Path, label: &str) -> Result<(), Error> {
+    let failed = |source| Error::Give { target: target.to_owned(), label: label.to_owned(), source };
+    label::give(path, label).map_err(failed)
 }
 
 #[cfg(test)]
@@ -253,6 +219,7 @@ mod tests {
         let labels = defaults.labels(&options(serde_json::json!({ "level": "s0:c1,c2" })), &uid, false);
         assert_eq!(labels.process.as_deref(), Some("sys_u:sys_r:box_t:s0:c1,c2"));
         assert_eq!(labels.file, "sys_u:object_r:box_file_t:s0:c1,c2");
+        assert_eq!(defaults.shared(), "system_u:object_r:container_ro_file_t:s0");
         let asked = options(serde_json::json!({ "user": "me_u", "role": "me_r", "type": "me_t", "level": "s1" }));
         assert_eq!(defaults.labels(&asked, &uid, false).process.as_deref(), Some("me_u:me_r:me_t:s1"));
         assert_eq!(defaults.labels(&asked, &uid, true).process, None, "nothing confines a privileged one");

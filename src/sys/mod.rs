@@ -11,6 +11,7 @@ pub mod erofs;
 pub mod host;
 pub(crate) mod igzip;
 pub mod inside;
+pub mod label;
 pub mod lease;
 pub mod loopdev;
 pub mod mount;

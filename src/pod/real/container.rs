@@ -170,15 +170,16 @@ impl Real {
         let kept = |name: &str| self.mounts.get(name.strip_prefix(KEPT_VOLUME)?).cloned();
         let (mut paths, mut mounts) = (Vec::new(), Vec::new());
         for volume in volumes {
+            let target = volume.target.clone();
             match &volume.source {
-                VolumeSource::Dir { path } => paths.push(PathBuf::from(path)),
-                VolumeSource::Kept { name } => mounts.extend(kept(name)),
+                VolumeSource::Dir { path } => paths.push((target, PathBuf::from(path))),
+                VolumeSource::Kept { name } => mounts.extend(kept(name).map(|mount| (target, mount))),
                 VolumeSource::Layers { .. } | VolumeSource::HostPath { .. } => {}
             }
         }
         blocking(move || {
-            paths.iter().try_for_each(|path| selinux::give(path, &label))?;
-            mounts.iter().try_for_each(|mount| selinux::give(&mount.proc_path(), &label))
+            paths.iter().try_for_each(|(target, path)| selinux::give(target, path, &label))?;
+            mounts.iter().try_for_each(|(target, mount)| selinux::give(target, &mount.proc_path(), &label))
         })
         .await
     }

@@ -8,9 +8,9 @@ use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
 use rustix::mount::MountAttrFlags;
 
 use super::{Error, Stage};
-use crate::runtime::selinux::ATTRIBUTE;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::inside;
+use crate::sys::label::ATTRIBUTE;
 use crate::sys::mount::{self, Context, Mount};
 
 /// Options of file systems that a spec may use: anything else is refused rather than passed on.
