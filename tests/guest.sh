@@ -1,11 +1,11 @@
 # Runs inside a guest with an older kernel (see tests/setup/src/guest.rs): busybox sh, cgroup v2, an ext4 disk.
 # Every check that fails ends the script with a message.
 fail() {
-  echo "FAILED: $*"; tail -n 40 /var/log/agent.log; cat /run/lamina/pods/*/shim.log 2>/dev/null || true
+  echo "FAILED: $*"; tail -n 40 /var/log/agent.log; dmesg | grep "avc:" | tail -n 5; cat /run/lamina/pods/*/shim.log 2>/dev/null || true
   exit 1
 }
 check() { what=$1; shift; "$@" >/tmp/out 2>&1 || { cat /tmp/out; fail "$what"; }; echo "ok: $what"; }
-until_ok() { what=$1; shift; n=0; until "$@" >/tmp/out 2>&1; do n=$((n+1)); [ $n -lt 300 ] || { cat /tmp/out; fail "$what"; }; sleep 0.1; done; echo "ok: $what"; }
+until_ok() { what=$1; shift; end=$(($(date +%s) + 60)); until "$@" >/tmp/out 2>&1; do [ "$(date +%s)" -lt $end ] || { cat /tmp/out; fail "$what"; }; sleep 0.1; done; echo "ok: $what"; }
 # The one process with exactly these arguments.
 process() { for p in /proc/[0-9]*; do [ "$(tr "\0" " " <$p/cmdline 2>/dev/null)" != "$* " ] || echo "${p#/proc/}"; done; }
 group() { echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")"; }

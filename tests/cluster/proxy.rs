@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -30,6 +32,8 @@ pub(crate) enum Fault {
     GoneInStream,
     /// Lists go well, their next pages are answered with 410.
     GoneInPage,
+    /// Hands on, and behind a watch's first change of a NodeWorkload tells of a thousand further ones of it a second.
+    Flood,
 }
 
 type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -40,6 +44,7 @@ pub(crate) struct Proxy {
     url: String,
     fault: watch::Sender<Fault>,
     counts: Arc<Mutex<BTreeMap<String, usize>>>,
+    flooded: Arc<AtomicU64>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -53,14 +58,16 @@ impl Proxy {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let client = runtime.block_on(lamina::source::kubernetes::connect(Some(&config))).unwrap();
-        let counted = Arc::clone(&counts);
+        let flooded = Arc::<AtomicU64>::default();
+        let (counted, told) = (Arc::clone(&counts), Arc::clone(&flooded));
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (client, counts, faults) = (client.clone(), Arc::clone(&counted), faults.clone());
+                let told = Arc::clone(&told);
                 let mut cut = faults.clone();
                 tokio::spawn(async move {
                     let service = hyper::service::service_fn(move |request| {
-                        answer(client.clone(), Arc::clone(&counts), faults.clone(), request)
+                        answer(client.clone(), (Arc::clone(&counts), Arc::clone(&told)), faults.clone(), request)
                     });
                     let connection =
                         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -72,7 +79,7 @@ impl Proxy {
                 });
             }
         });
-        Self { url, fault, counts, _runtime: runtime }
+        Self { url, fault, counts, flooded, _runtime: runtime }
     }
 
     /// Where it listens.
@@ -88,6 +95,11 @@ impl Proxy {
     /// How many requests there were, by method and path.
     pub(crate) fn counts(&self) -> BTreeMap<String, usize> {
         self.counts.lock().unwrap().clone()
+    }
+
+    /// How many changes were made up.
+    pub(crate) fn flooded(&self) -> u64 {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// How many requests there were.
@@ -119,7 +131,7 @@ fn failure(code: u16) -> String {
 
 async fn answer(
     client: kube::Client,
-    counts: Arc<Mutex<BTreeMap<String, usize>>>,
+    (counts, told): (Arc<Mutex<BTreeMap<String, usize>>>, Arc<AtomicU64>),
     mut faults: watch::Receiver<Fault>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
@@ -157,7 +169,11 @@ async fn answer(
     let (parts, body) = response.into_parts();
     // A watch that is under way ends when the fault begins.
     let body = body.map_err(|error| -> Box<dyn std::error::Error + Send + Sync> { error.into() });
-    let body = if watches { until(body, faults).boxed_unsync() } else { body.boxed_unsync() };
+    let body = match (watches, fault) {
+        (true, Fault::Flood) => flood(body, faults, told).boxed_unsync(),
+        (true, _) => until(body, faults).boxed_unsync(),
+        (false, _) => body.boxed_unsync(),
+    };
     Ok(Response::from_parts(parts, body))
 }
 
@@ -182,6 +198,52 @@ where
                     }
                 }
                 () = tokio::time::sleep(Duration::from_hours(1)), if stalls => {}
+            }
+        }
+    });
+    http_body_util::StreamBody::new(stream)
+}
+
+/// The body, and behind its first change of a NodeWorkload further ones of that, until the flood ends.
+fn flood<B>(
+    body: B,
+    faults: watch::Receiver<Fault>,
+    told: Arc<AtomicU64>,
+) -> impl hyper::body::Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static
+where
+    B: hyper::body::Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let pace = tokio::time::interval(Duration::from_millis(1));
+    let state = (Box::pin(body), faults, pace, None::<Value>, String::new());
+    let stream = futures_util::stream::unfold(state, move |(mut body, mut faults, mut pace, mut seen, mut line)| {
+        let told = Arc::clone(&told);
+        async move {
+            tokio::select! {
+                frame = body.frame() => {
+                    let frame = frame?;
+                    if let Some(text) = frame.as_ref().ok().and_then(|frame| frame.data_ref()) {
+                        line.push_str(&String::from_utf8_lossy(text));
+                    }
+                    while let Some((event, rest)) = line.split_once('\n') {
+                        let event: Value = serde_json::from_str(event).unwrap();
+                        if seen.is_none() && event["type"] == "MODIFIED" && event["object"]["kind"] == "NodeWorkload" {
+                            seen = Some(event);
+                            pace.reset();
+                        }
+                        line = rest.to_owned();
+                    }
+                    Some((frame, (body, faults, pace, seen, line)))
+                }
+                // Not in the midst of an event.
+                _ = pace.tick(), if seen.is_some() && line.is_empty() => {
+                    let round = told.fetch_add(1, Ordering::Relaxed);
+                    let mut event = seen.clone()?;
+                    event["object"]["metadata"]["annotations"]["round"] = json!(round.to_string());
+                    event["object"]["spec"]["minReadySeconds"] = json!(round % 1000);
+                    let frame = hyper::body::Frame::data(Bytes::from(format!("{event}\n")));
+                    Some((Ok(frame), (body, faults, pace, seen, line)))
+                }
+                () = async { drop(faults.wait_for(|fault| *fault != Fault::Flood).await) } => None,
             }
         }
     });
