@@ -202,13 +202,24 @@ until_ok "the pods are gone" sh -c '! lamina get pods -A -o name | grep -q pod'
 until_ok "every layer is freed" sh -c '[ -z "$(ls /var/lib/lamina/layers)" ]'
 until_ok "no loop device is left" sh -c '! losetup -a | grep .'
 stop_agent
-start_agent --store-driver directory --memory-throttling-factor 0.9
+start_agent --store-driver directory --memory-throttling-factor 0.9 --eviction-hard 'memory.available<500Mi' --eviction-pressure-transition-period 1s
 check "layers are directories when that is asked for" sh -c 'lamina info | grep -Eq "driver +directory$"'
 check "a container runs on one" lamina run --rm $image -- -c 'test -x /bin/busybox && rm /bin/yes && ! test -e /bin/yes'
 
 pod slow "containers:" "- { name: a, $from, command: [sleep, '1008'], resources: { requests: { memory: 20Mi }, limits: { memory: 40Mi } } }"
 until_ok "a container between request and limit runs" lamina wait pod/slow --for=ready --timeout 5s
 check "it is slowed down before it is killed" grep -qx 39845888 "$(group "$(process sleep 1008)")/memory.high"
+
+echo "# the machine runs short of memory"
+check "there is enough" sh -c 'cat /proc/meminfo | head -n 3; lamina info | grep -q "MemoryPressure *False"'
+pod glutton "restartPolicy: Never" "containers:" \
+  "- { name: a, $from, command: [sh, -c, 'dd if=/dev/zero of=/m/all bs=1M count=450; sleep 1014'], volumeMounts: [{ name: m, mountPath: /m }] }" \
+  "volumes:" "- { name: m, emptyDir: { medium: Memory } }"
+until_ok "who takes most goes" sh -c 'lamina get pods glutton -o json | grep -q "\"reason\": *\"Evicted\""'
+check "for memory" sh -c 'lamina get pods glutton -o json | grep -q "low on resource: memory"'
+check "the other stays" lamina exec slow -- true
+rm /etc/lamina/manifests/glutton.yaml
+until_ok "then there is enough again" sh -c 'lamina info | grep -q "MemoryPressure *False"'
 rm /etc/lamina/manifests/slow.yaml
 
 echo "# nothing is left"

@@ -73,7 +73,7 @@ pub(super) fn machine(
     let images =
         Images::new(store.clone(), config, registry, settings.pull_parallel).map_err(Error::failed("set up pulls"))?;
     let selinux = selinux::Defaults::of_node();
-    let layers = Layers::new(store.clone(), selinux.as_ref().map(selinux::Defaults::shared))
+    let layers = Layers::new(store.clone(), selinux.as_ref().and_then(selinux::Defaults::shared))
         .map_err(Error::failed("find out how layers are mounted here"))?;
     let user_namespaces = layers.tier() == Tier::Detached && user_namespaces();
     let hierarchies = Hierarchies::probe().map_err(Error::failed("find the cgroup hierarchies"))?;

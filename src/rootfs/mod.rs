@@ -35,6 +35,14 @@ pub enum Error {
     /// A layer's image cannot be mounted.
     #[error(transparent)]
     Image(#[from] erofs::Error),
+    /// A layer cannot be given its SELinux label.
+    #[error("cannot give {} its SELinux label", path.display())]
+    Label {
+        /// The layer's content.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A descriptor could not be copied.
     #[error("cannot copy the descriptor of a layer mount")]
     Copy {
@@ -148,13 +156,12 @@ impl Layers {
         }
         let info = self.0.store.verify(key)?;
         let content = info.dir.join(info.driver.file_name());
-        if let Some(name) = self.0.label.as_ref().filter(|_| content.is_file())
-            && let Err(error) = label::give(&content, name)
-        {
-            // Whoever has no label of his own can read it all the same.
-            tracing::warn!(layer = %key, label = name, %error, "a layer keeps its SELinux label");
+        let label = self.0.label.as_deref();
+        if let Some(label) = label {
+            // Kernels read, and map, what lies below an overlay in the name of whoever does so above.
+            label::give(&content, label).map_err(|source| Error::Label { path: content.clone(), source })?;
         }
-        let layer = self.hold(key, source_mount(&content)?)?;
+        let layer = self.hold(key, source_mount(&content, label)?)?;
         mounted.retain(|_, layer| layer.strong_count() > 0);
         mounted.insert(key.clone(), Arc::downgrade(&layer));
         Ok(layer)
@@ -170,13 +177,13 @@ impl Layers {
 }
 
 /// A detached read-only mount of a layer's content: an EROFS file, or the directory driver's tree.
-fn source_mount(content: &Path) -> Result<Mount, Error> {
+fn source_mount(content: &Path, label: Option<&str>) -> Result<Mount, Error> {
     if content.is_dir() {
         let tree = Mount::clone_path(content, false)?;
         tree.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)?;
         return Ok(tree);
     }
-    Ok(erofs::mount(content)?.0)
+    Ok(erofs::mount(content, label)?.0)
 }
 
 /// The two directories that an overlay needs for one attempt of one container.

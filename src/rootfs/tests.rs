@@ -50,7 +50,7 @@ fn an_attached_layer_reaches_another_namespace_and_leaves_no_trace_here() {
 fn a_directory_layer_is_mounted_read_only() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "x").unwrap();
-    let mount = source_mount(dir.path()).unwrap();
+    let mount = source_mount(dir.path(), None).unwrap();
     assert_eq!(std::fs::read(mount.proc_path().join("file")).unwrap(), b"x");
     assert!(std::fs::write(mount.proc_path().join("more"), "").is_err());
 }

@@ -6,8 +6,8 @@
 //! is made from the pod's uid: nothing has to be remembered.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, Pod, SELinuxOptions};
@@ -74,7 +74,7 @@ impl Context {
 pub struct Defaults {
     process: Context,
     file: Context,
-    shared: Context,
+    shared: Option<String>,
     /// Whether labels have a level.
     has_levels: bool,
 }
@@ -106,18 +106,14 @@ impl Defaults {
         let context = |key: &str, otherwise| {
             contexts.get(key).and_then(|text| Context::parse(text)).or_else(|| Context::parse(otherwise))
         };
-        Some(Self {
-            process: context("process", PROCESS)?,
-            file: context("file", FILE)?,
-            shared: context("ro_file", SHARED)?,
-            has_levels,
-        })
+        let shared = context("ro_file", SHARED)?.at(has_levels.then_some("s0"));
+        let shared = Some(shared).filter(|label| is_known(kernel, label));
+        Some(Self { process: context("process", PROCESS)?, file: context("file", FILE)?, shared, has_levels })
     }
 
-    /// The label of files that all containers may read: layers. The kernel reads them in the name of whoever reads what is
-    /// mounted from them.
-    pub fn shared(&self) -> String {
-        self.shared.at(self.has_levels.then_some("s0"))
+    /// The label of files that all containers may read, as layers are; `None`: the policy has none.
+    pub fn shared(&self) -> Option<String> {
+        self.shared.clone()
     }
 
     /// The labels of a container that asks for `options`.
@@ -167,15 +163,18 @@ pub fn wish<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a SELinuxOpt
 /// If it has not.
 pub fn check(labels: &Labels) -> Result<(), Error> {
     for label in labels.process.iter().chain([&labels.file]) {
-        let asked = host::within(|| fs::write(Path::new(KERNEL).join("context"), label));
-        // Whoever may not ask learns it when the container starts.
-        if let Ok(Err(e)) = asked
-            && e.raw_os_error() == Some(libc::EINVAL)
-        {
+        if matches!(host::within(|| is_known(Path::new(KERNEL), label)), Ok(false)) {
             return Err(Error::Unknown { label: label.clone() });
         }
     }
     Ok(())
+}
+
+/// Whether the policy has a label. Whoever may not ask learns it when something is to have it.
+fn is_known(kernel: &Path, label: &str) -> bool {
+    let asked =
+        OpenOptions::new().write(true).open(kernel.join("context")).and_then(|mut f| f.write_all(label.as_bytes()));
+    asked.err().and_then(|e| e.raw_os_error()) != Some(libc::EINVAL)
 }
 
 /// Gives what is at `path` and is mounted at `target` a label, as [`label::give`] does. Blocks.
@@ -219,7 +218,7 @@ mod tests {
         let labels = defaults.labels(&options(serde_json::json!({ "level": "s0:c1,c2" })), &uid, false);
         assert_eq!(labels.process.as_deref(), Some("sys_u:sys_r:box_t:s0:c1,c2"));
         assert_eq!(labels.file, "sys_u:object_r:box_file_t:s0:c1,c2");
-        assert_eq!(defaults.shared(), "system_u:object_r:container_ro_file_t:s0");
+        assert_eq!(defaults.shared().as_deref(), Some("system_u:object_r:container_ro_file_t:s0"));
         let asked = options(serde_json::json!({ "user": "me_u", "role": "me_r", "type": "me_t", "level": "s1" }));
         assert_eq!(defaults.labels(&asked, &uid, false).process.as_deref(), Some("me_u:me_r:me_t:s1"));
         assert_eq!(defaults.labels(&asked, &uid, true).process, None, "nothing confines a privileged one");

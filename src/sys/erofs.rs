@@ -25,16 +25,17 @@ pub enum Backing {
     Loop,
 }
 
-/// A detached read-only mount of an image file, and how the kernel took it.
+/// A detached read-only mount of an image file, and how the kernel took it; `label` is what SELinux is to know all that is
+/// in it by.
 ///
 /// # Errors
 /// If the kernel has no EROFS, finds the image damaged, or has neither way to mount a file.
-pub fn mount(image: &Path) -> Result<(Mount, Backing), Error> {
-    match Mount::erofs(image) {
+pub fn mount(image: &Path, label: Option<&str>) -> Result<(Mount, Backing), Error> {
+    match Mount::erofs(image, label) {
         Err(e) if needs_block_device(&e) => {
             // The device belongs to the mount from here on: it clears itself with it.
             let device = LoopDevice::over(image)?;
-            Ok((Mount::erofs(device.path())?, Backing::Loop))
+            Ok((Mount::erofs(device.path(), label)?, Backing::Loop))
         }
         mounted => Ok((mounted?, Backing::File)),
     }

@@ -49,15 +49,19 @@ impl Mount {
         self.0
     }
 
-    /// A read-only EROFS mount of an image file, or of a block device that holds one.
+    /// A read-only EROFS mount of an image file, or of a block device that holds one; `label` is what SELinux is to know
+    /// all that is in it by.
     ///
     /// # Errors
     /// If the kernel has no EROFS, cannot mount this source without a loop device (`ENOTBLK`), or finds it damaged.
-    pub fn erofs(source: &Path) -> Result<Self, Error> {
+    pub fn erofs(source: &Path, label: Option<&str>) -> Result<Self, Error> {
         let mut fs = Context::open("erofs")?;
         fs.string("source", source)?;
         // Of the superblock, not only of the mount: the kernel would open a read-only loop device for writing.
         fs.flag("ro")?;
+        if let Some(label) = label {
+            fs.string(LABEL, label)?;
+        }
         fs.mount(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)
     }
 
@@ -409,7 +413,7 @@ mod tests {
 
     #[test]
     fn the_kernels_own_words_are_in_the_error() {
-        let error = Mount::erofs(Path::new("/dev/null")).unwrap_err();
+        let error = Mount::erofs(Path::new("/dev/null"), None).unwrap_err();
         assert_eq!(error.action, "create a file system of type");
         let mut context = Context::open("overlay").unwrap();
         let error = context.string("no_such_option", "1").unwrap_err();

@@ -114,7 +114,7 @@ impl Conversion {
         Ok(Self { parser: Parser::new(limits), state })
     }
 
-    /// Takes the next bytes of the uncompressed tar, in pieces of any size; large ones (256 KiB) are fastest.
+    /// Takes the next bytes of the uncompressed tar, in pieces of any size; large ones are fastest.
     ///
     /// # Errors
     /// If the tar is malformed, hostile or beyond a limit, or a write fails; the conversion is then over.

@@ -194,7 +194,8 @@ impl Driver {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
         let written = Self::Erofs.begin(&dir).and_then(|writer| writer.finish(&Draft::new(), [0; 16]));
-        let result = written.map(|_| image::mount(&dir.join(Self::Erofs.file_name())).map(|(_, backing)| backing));
+        let result =
+            written.map(|_| image::mount(&dir.join(Self::Erofs.file_name()), None).map(|(_, backing)| backing));
         std::fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
         result
     }

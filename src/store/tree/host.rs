@@ -182,7 +182,9 @@ impl LayerTree for HostTree {
             Err(e) => return Err(self.fail("read the attributes of", path)(e)),
         };
         let mut found = Vec::new();
-        for name in names.split(|b| *b == 0).filter(|n| !n.is_empty() && !n.starts_with(b"trusted.overlay.")) {
+        // Those that the host gives to its own files are none of the tree's.
+        let of_host = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name == b"security.selinux";
+        for name in names.split(|b| *b == 0).filter(|n| !n.is_empty() && !of_host(n)) {
             let name_os = OsStr::from_bytes(name);
             match grown(|buffer| rustix::fs::getxattr(&place, name_os, buffer)) {
                 Ok(value) => found.push((name.into(), value.into())),

@@ -104,7 +104,7 @@ fn a_mounted_layer_shows_what_gnu_tar_unpacks() {
     let (dir, _) = convert(Driver::Erofs, &tar).unwrap();
     let fsck = Command::new("fsck.erofs").arg(dir.path().join("layer.erofs")).output().unwrap();
     assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stderr));
-    let mount = Mount::erofs(&dir.path().join("layer.erofs")).unwrap();
+    let mount = Mount::erofs(&dir.path().join("layer.erofs"), None).unwrap();
     let got = look(&mount.proc_path());
     assert_eq!(got.len(), want.len());
     for (path, text) in &want {
@@ -129,7 +129,7 @@ fn an_overlay_of_layers_hides_what_whiteouts_hide() {
         .file("o/.wh..wh..opq", b"")
         .file("o/.wh.a", b"");
     let (low, high) = (convert(Driver::Erofs, &low.end()).unwrap().0, convert(Driver::Erofs, &high.end()).unwrap().0);
-    let mounts = [high, low].map(|dir| Mount::erofs(&dir.path().join("layer.erofs")).unwrap());
+    let mounts = [high, low].map(|dir| Mount::erofs(&dir.path().join("layer.erofs"), None).unwrap());
     let lower: Vec<_> = mounts.iter().map(|m| m.as_fd()).collect();
     let merged = overlay(&lower, None, None).unwrap();
     let names: Vec<_> = look(&merged.proc_path()).into_keys().map(|p| p.to_str().unwrap().to_owned()).collect();
