@@ -194,7 +194,8 @@ mod tests {
         if let Some(place) = std::env::var_os(PLACE) {
             let listener = std::os::unix::net::UnixListener::bind(place).unwrap();
             rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
-            std::process::Command::new("sleep").arg("5").stdout(std::process::Stdio::null()).spawn().unwrap();
+            let child = std::process::Command::new("sh").args(["-c", "sleep 5 >&- 2>&- &"]).status();
+            assert!(child.unwrap().success());
             return;
         }
         let dir = tempfile::tempdir().unwrap();
