@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use crate::support::image::{Config, Layer};
 use crate::support::node::Node;
 use crate::support::registry::Registry;
 
@@ -47,12 +46,7 @@ fn a_plan_says_what_an_apply_then_does_and_changes_nothing() {
     let node = Node::start();
     let registry = Registry::start();
     let (mut layout, _) = node.busybox();
-    let big = Layer::new().file("big", &vec![7; 3 << 20], 0o644);
-    for n in ["1", "2"] {
-        let top = Layer::new().file("version", n.as_bytes(), 0o644);
-        layout.add(n, &[Layer::busybox(), big.clone(), top], Config::default());
-    }
-    let names: Vec<String> = ["1", "2"].iter().map(|n| registry.push(layout.dir(), n, &format!("web:{n}"))).collect();
+    let names = registry.versions(&mut layout, "web");
     let file = node.path("set.yaml");
     let path = file.to_str().unwrap().to_owned();
     let plan = |text: &str, more: &[&str]| {

@@ -19,12 +19,7 @@ fn only_the_layer_that_changed_is_fetched() {
     let node = Node::start();
     let registry = Registry::start();
     let (mut layout, _) = node.busybox();
-    let big = Layer::new().file("big", &vec![7; 3 << 20], 0o644);
-    for n in ["1", "2"] {
-        let top = Layer::new().file("version", n.as_bytes(), 0o644);
-        layout.add(n, &[Layer::busybox(), big.clone(), top], Config::default());
-    }
-    let names: Vec<String> = ["1", "2"].iter().map(|n| registry.push(layout.dir(), n, &format!("game:{n}"))).collect();
+    let names = registry.versions(&mut layout, "game");
     node.ok(&["pull", &names[0]]);
     let fetched = |node: &Node| -> f64 {
         let (_, text) = node.http("/metrics").unwrap();

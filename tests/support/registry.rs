@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::image::{Config, Layer, Layout};
 use super::wait;
 
 /// A registry that ends with its owner.
@@ -64,6 +65,16 @@ impl Registry {
             .expect("skopeo is installed (lamina-setup packages test)");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         to
+    }
+
+    /// Two versions of an image, which differ in a small top layer and share a large one; their names.
+    pub(crate) fn versions(&self, layout: &mut Layout, name: &str) -> Vec<String> {
+        let big = Layer::new().file("big", &vec![7; 3 << 20], 0o644);
+        for n in ["1", "2"] {
+            let top = Layer::new().file("version", n.as_bytes(), 0o644);
+            layout.add(n, &[Layer::busybox(), big.clone(), top], Config::default());
+        }
+        ["1", "2"].iter().map(|n| self.push(layout.dir(), n, &format!("{name}:{n}"))).collect()
     }
 
     /// Ends the registry as a crash would.

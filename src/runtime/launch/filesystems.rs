@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount as Entry, Spec};
 use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::{Error, Stage};
@@ -131,7 +132,11 @@ pub(super) fn make(entry: &Entry, more: &[String], label: Option<&str>) -> Resul
 /// Gives a file system's top a label.
 fn mark(mount: &Mount, label: &str) -> std::io::Result<()> {
     let top = openat(mount, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(fsetxattr(top, ATTRIBUTE, label.as_bytes(), XattrFlags::empty())?)
+    match fsetxattr(top, ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
+        // The policy labels it as a whole.
+        Err(Errno::NOTSUP) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 fn attribute(option: &str) -> Option<MountAttrFlags> {
